@@ -1,0 +1,16 @@
+"""The one error that bad input ends in."""
+
+
+class InputError(ValueError):
+    """Bad input: names the field, the value and the remedy in one line.
+
+    The command line prints it and exits with code 2; the Python API raises it.
+    """
+
+    def __init__(self, field: str, value: object, problem: str, remedy: str):
+        shown = repr(value) if isinstance(value, str) else str(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        message = f"{field}: {problem} (got {shown}); {remedy}"
+        super().__init__(" ".join(message.split()))
+        self.field = field
