@@ -81,7 +81,8 @@ def displaced_supercell(
 
     field: (ny, nx, 3) Å, displacement of the B site of every column of cells against A; constant along the beam.
     depth: cells along the beam. mode_scale: multiplies the oxygen part of the mode (its O/B ratio is uncertain).
-    An atom between two cells takes the mean of their displacements; the field is periodic.
+    An atom between two cells takes the mean of their displacements; the field is periodic. The first atomic
+    plane lies a quarter of a cell below the entrance, so that slices of half a cell hold one plane each.
     """
     if crystal.soft_mode is None and np.abs(field).max() > 0:
         raise InputError("crystal", crystal.name, "has no soft mode to displace along", "use a polar crystal")
@@ -97,7 +98,7 @@ def displaced_supercell(
     ideal = cells + fractional[None]
     local = _periodic_bilinear(field, ideal[..., :2] - b_site[:2])
     shift = np.einsum("sij,csj->csi", mode, local)
-    position = ideal * cell + shift
+    position = ideal * cell + shift + np.array([0, 0, cell[2] / 4])
     n = len(cells)
     return Atoms(
         position.reshape(-1, 3),

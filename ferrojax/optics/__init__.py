@@ -1,0 +1,5 @@
+"""The electron beam before the specimen."""
+
+from ferrojax.optics.probe import PlaneWave as PlaneWave
+from ferrojax.optics.probe import Probe as Probe
+from ferrojax.optics.probe import probe_spectrum as probe_spectrum

@@ -1,0 +1,71 @@
+"""Grid: shape and sampling, frequencies, band limit."""
+
+import equinox as eqx
+import numpy as np
+
+from ferrojax.errors import InputError
+
+ANTIALIAS_FRACTION = 2 / 3
+"""Part of the Nyquist frequency that conventional multislice keeps."""
+ANTIALIAS_TAPER = 0.02
+"""Width of the cosine edge inside that limit, as part of the Nyquist frequency (abTEM's value)."""
+
+
+class Grid(eqx.Module):
+    """A periodic real-space grid; all static, because it decides shapes.
+
+    shape: (rows, cols). sampling: Å per pixel as (y, x).
+    """
+
+    shape: tuple[int, int] = eqx.field(static=True)
+    sampling: tuple[float, float] = eqx.field(static=True)
+
+    @staticmethod
+    def for_box(width: float, height: float, sampling: float) -> "Grid":
+        """The coarsest FFT-friendly grid of a box (x, y in Å) whose pixels do not exceed `sampling` (Å)."""
+        if not (np.isfinite(sampling) and sampling > 0):
+            raise InputError("sampling", sampling, "must be positive", "a ceiling in Å per pixel, e.g. 0.05")
+        nx, ny = _friendly(width / sampling), _friendly(height / sampling)
+        return Grid((ny, nx), (height / ny, width / nx))
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """(height, width) in Å."""
+        return self.shape[0] * self.sampling[0], self.shape[1] * self.sampling[1]
+
+    @property
+    def frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """ky (rows,) and kx (cols,) in 1/Å, in FFT order."""
+        return np.fft.fftfreq(self.shape[0], self.sampling[0]), np.fft.fftfreq(self.shape[1], self.sampling[1])
+
+    @property
+    def k(self) -> np.ndarray:
+        """|k| (rows, cols) in 1/Å."""
+        ky, kx = self.frequencies
+        return np.hypot(ky[:, None], kx[None])
+
+    @property
+    def nyquist(self) -> float:
+        """The smaller of the two axes' Nyquist frequencies, 1/Å."""
+        return 0.5 / max(self.sampling)
+
+    def band_limit(self, fraction: float = ANTIALIAS_FRACTION, taper: float = ANTIALIAS_TAPER) -> np.ndarray:
+        """Aperture (rows, cols): 1 inside `fraction` of Nyquist, with a cosine edge of `taper` inside it."""
+        k, cutoff, width = self.k, fraction * self.nyquist, taper * self.nyquist
+        if width == 0:
+            return (k < cutoff).astype(float)
+        edge = 0.5 * (1 + np.cos(np.pi * (k - cutoff + width) / width))
+        return np.where(k > cutoff, 0.0, np.where(k > cutoff - width, edge, 1.0))
+
+
+def _friendly(at_least: float) -> int:
+    """The next even number whose only prime factors are 2, 3 and 5."""
+    n = max(2, int(np.ceil(at_least - 1e-9)))
+    while True:
+        rest = n
+        for p in (2, 3, 5):
+            while rest % p == 0:
+                rest //= p
+        if rest == 1 and n % 2 == 0:
+            return n
+        n += 1

@@ -1,0 +1,103 @@
+"""abTEM as an independent engine: the only place that imports it.
+
+abTEM's arrays are (x, y); everything here returns (rows, cols) = (y, x).
+"""
+
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+
+from ferrojax.crystal import Atoms
+from ferrojax.crystal.elements import SYMBOLS
+from ferrojax.detection import AnnularDetector, Scan
+from ferrojax.grid import Grid
+from ferrojax.optics import Probe
+
+
+@contextmanager
+def _quiet():
+    """abTEM configured to run in this thread, in double precision, without progress bars or foreign warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import abtem
+
+        settings = {"precision": "float64", "diagnostics.progress_bar": False, "diagnostics.task_level_progress": False}
+        with abtem.config.set(settings):
+            yield abtem
+
+
+def _ase(atoms: Atoms):
+    import ase
+
+    symbols = [SYMBOLS[z] for z in atoms.number]
+    return ase.Atoms(symbols, positions=np.asarray(atoms.position, float), cell=atoms.box, pbc=True)
+
+
+def _potential(abtem, atoms: Atoms, grid: Grid, slice_thickness: float):
+    return abtem.Potential(
+        _ase(atoms),
+        gpts=grid.shape[::-1],
+        slice_thickness=slice_thickness,
+        parametrization="lobato",
+        projection="infinite",
+    )
+
+
+def _probe(abtem, probe: Probe, tilt: tuple[float, float]):
+    return abtem.Probe(
+        energy=probe.energy,
+        semiangle_cutoff=float(probe.semiangle),
+        defocus=float(probe.defocus),
+        aberrations={name: float(value) for name, value in probe.aberrations.items()},
+        soft=False,
+        tilt=tilt,
+    )
+
+
+def exit_wave(
+    atoms: Atoms, energy: float, grid: Grid, slice_thickness: float = 2.0, tilt: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
+    """abTEM's exit wave of a plane wave, (rows, cols) complex."""
+    with _quiet() as abtem:
+        wave = abtem.PlaneWave(energy=energy, tilt=tilt)
+        return wave.multislice(_potential(abtem, atoms, grid, slice_thickness)).compute().array.T
+
+
+def diffraction_pattern(
+    atoms: Atoms,
+    probe: Probe,
+    position: tuple[float, float],
+    grid: Grid,
+    slice_thickness: float = 2.0,
+    tilt: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
+    """abTEM's convergent-beam pattern with the probe at (x, y) Å, (rows, cols), zero frequency in the centre."""
+    with _quiet() as abtem:
+        scan = abtem.CustomScan([position])
+        waves = _probe(abtem, probe, tilt).multislice(_potential(abtem, atoms, grid, slice_thickness), scan=scan)
+        pattern = waves.diffraction_patterns(max_angle=None).compute().array
+        return pattern.reshape(pattern.shape[-2:]).T
+
+
+def scan_annular(
+    atoms: Atoms,
+    probe: Probe,
+    scan: Scan,
+    detectors: dict[str, AnnularDetector],
+    grid: Grid,
+    slice_thickness: float = 2.0,
+    tilt: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, np.ndarray]:
+    """abTEM's annular signals at every scan position, name -> (rows, cols), fractions of the beam."""
+    with _quiet() as abtem:
+        positions = np.asarray(scan.position, float).reshape(-1, 2)
+        rings = [abtem.AnnularDetector(d.inner, d.outer) for d in detectors.values()]
+        signals = _probe(abtem, probe, tilt).scan(
+            _potential(abtem, atoms, grid, slice_thickness), scan=abtem.CustomScan(positions), detectors=rings
+        )
+        signals = signals if isinstance(signals, list) else [signals]
+        return {
+            name: np.asarray(s.compute().array).reshape(scan.shape)
+            for name, s in zip(detectors, signals, strict=True)
+        }
