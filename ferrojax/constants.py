@@ -21,7 +21,7 @@ POLARIZATION_UNIT = ELEMENTARY_CHARGE * METRE**2
 
 
 def wavelength(energy: float) -> float:
-    """Relativistic electron wavelength in Å for an accelerating energy in eV."""
+    """Relativistic electron wavelength in Å for an energy in eV."""
     momentum = math.sqrt(energy * (2 * ELECTRON_REST_ENERGY + energy))  # eV/c
     return PLANCK * LIGHT_SPEED / ELEMENTARY_CHARGE / momentum * METRE
 

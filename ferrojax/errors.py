@@ -14,3 +14,8 @@ class InputError(ValueError):
         message = f"{field}: {problem} (got {shown}); {remedy}"
         super().__init__(" ".join(message.split()))
         self.field = field
+
+
+def is_traced(value: object) -> bool:
+    """Whether a value is being traced by JAX, so that it has no number to check yet."""
+    return hasattr(value, "aval") and not hasattr(value, "addressable_shards")

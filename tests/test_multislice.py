@@ -108,13 +108,14 @@ def test_frozen_phonons_have_the_right_rms_and_pairs_are_opposite():
 def test_average_does_not_depend_on_how_many_ways_it_is_split(atoms):
     """Configuration i is the same in every run, and the mean is a mean (abTEM once returned n times it)."""
     scan = Scan.grid((0, 0), (4, 4), (2, 2))
-    kw = {"sampling": COARSE}
-    four = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(4, seed=3), **kw)["haadf"]
-    one = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(1, seed=3), **kw)["haadf"]
+    four = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(4, seed=3), sampling=COARSE)["haadf"]
+    one = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(1, seed=3), sampling=COARSE)["haadf"]
     assert one.standard_error is None
     assert four.standard_error is not None
     assert (np.abs(four.data - one.data) < 6 * 2 * four.standard_error).all()
-    batched = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(4, seed=3), batch=3, **kw)["haadf"]
+    batched = simulate(atoms, PROBE, scan, DETECTORS, thermal=FrozenPhonons(4, seed=3), batch=3, sampling=COARSE)[
+        "haadf"
+    ]
     np.testing.assert_allclose(batched.data, four.data, rtol=1e-4)
 
 
@@ -156,7 +157,7 @@ def test_second_call_does_not_compile(atoms):
     other = eqx.tree_at(lambda a: a.position, atoms, atoms.position + 0.01)
     simulate(other, PROBE, scan, DETECTORS, tilt=(0.5, 0.0), sampling=COARSE)
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    jax.monitoring.register_event_duration_secs_listener(lambda event, _seconds, **_more: compiled.append(event))
     simulate(atoms, PROBE, scan, DETECTORS, tilt=(1.0, 0.0), sampling=COARSE)
     jax.monitoring.clear_event_listeners()
     assert not [name for name in compiled if "backend_compile" in name]

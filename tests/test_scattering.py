@@ -8,7 +8,14 @@ from ferrojax.errors import InputError
 from ferrojax.multislice import projected_potential, scattering_factor
 
 # Kirkland, Advanced Computing in Electron Microscopy: table of the interaction constant, rad/(V·Å).
-SIGMA = {10e3: 2.599e-3, 60e3: 1.1356e-3, 100e3: 0.9244e-3, 200e3: 0.7288e-3, 300e3: 0.6526e-3, 800e3: 0.5503e-3}
+SIGMA = {
+    10e3: 2.599e-3,
+    60e3: 1.1356e-3,
+    100e3: 0.9244e-3,
+    200e3: 0.7288e-3,
+    300e3: 0.6526e-3,
+    800e3: 0.5503e-3,
+}
 
 
 @pytest.mark.parametrize(("energy", "sigma"), SIGMA.items())
@@ -23,7 +30,13 @@ def test_wavelength_at_200_kv():
 
 @pytest.mark.parametrize(
     ("symbol", "values"),
-    [("O", (253.2, 28.89)), ("Ti", (616.7, 98.16)), ("Sr", (894.8, 134.7)), ("Ba", (1258.9, 184.1)), ("Pb", (1515.9, 154.5))],
+    [
+        ("O", (253.2, 28.89)),
+        ("Ti", (616.7, 98.16)),
+        ("Sr", (894.8, 134.7)),
+        ("Ba", (1258.9, 184.1)),
+        ("Pb", (1515.9, 154.5)),
+    ],
 )
 def test_projected_potential_in_closed_form(symbol, values):
     """V·Å at 0.1 and 0.5 Å, computed by abTEM from the same Kirkland table."""
@@ -66,7 +79,7 @@ def test_uranium_potential_from_the_books_figure(reference_data):
 
 
 def test_unknown_element_and_table_are_named():
-    with pytest.raises(InputError, match="element.*Xx"):
+    with pytest.raises(InputError, match=r"element.*Xx"):
         scattering_factor("Xx", np.zeros(1))
-    with pytest.raises(InputError, match="parametrization.*peng"):
+    with pytest.raises(InputError, match=r"parametrization.*peng"):
         scattering_factor("C", np.zeros(1), "peng")

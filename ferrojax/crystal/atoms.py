@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.elements import SYMBOLS
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 
 
 class Atoms(eqx.Module):
@@ -25,7 +25,7 @@ class Atoms(eqx.Module):
     number: tuple[int, ...] = eqx.field(static=True)
     box: tuple[float, float, float] = eqx.field(static=True)
 
-    def __init__(self, position, number, box, thermal_rms=0.0, occupancy=1.0):
+    def __init__(self, position, number, box, thermal_rms: ArrayLike = 0.0, occupancy: ArrayLike = 1.0):
         self.position = jnp.asarray(position, dtype=jnp.result_type(float))
         self.number = tuple(int(z) for z in np.asarray(number))
         self.box = tuple(float(b) for b in np.asarray(box, float))  # pyright: ignore[reportAttributeAccessIssue]
@@ -41,17 +41,19 @@ class Atoms(eqx.Module):
         n = len(self.number)
         if n == 0 or self.position.shape != (n, 3):
             raise InputError(
-                "position", self.position.shape, f"needs shape ({max(n, 1)}, 3), one row an atom", "pass (x, y, z) in Å"
+                "position",
+                self.position.shape,
+                f"needs shape ({max(n, 1)}, 3), one row an atom",
+                "pass (x, y, z) in Å",
             )
         for z in set(self.number):
             if not 0 < z < len(SYMBOLS):
                 raise InputError("number", z, "is no atomic number", f"use 1 to {len(SYMBOLS) - 1}")
         for name in ("position", "thermal_rms", "occupancy"):
             value = getattr(self, name)
-            try:
-                value = np.asarray(value)
-            except Exception:  # a traced value has no number to check here
+            if is_traced(value):
                 continue
+            value = np.asarray(value)
             if not np.isfinite(value).all():
                 raise InputError(name, "NaN or infinity", "must be finite", "check the structure file")
             if name == "thermal_rms" and (value < 0).any():

@@ -10,7 +10,7 @@ from ferrojax.grid import Grid
 
 
 class AnnularDetector(eqx.Module):
-    """A ring from `inner` to `outer` (mrad). edge: width in mrad of soft edges; 0 is hard."""
+    """A ring from `inner` to `outer` (mrad; inf: all that is scattered further). edge: width of soft edges, mrad."""
 
     inner: float = eqx.field(static=True, converter=float)
     outer: float = eqx.field(static=True, converter=float)
@@ -19,7 +19,10 @@ class AnnularDetector(eqx.Module):
     def __check_init__(self):
         if not 0 <= self.inner < self.outer:
             raise InputError(
-                "detector", f"{self.inner}–{self.outer} mrad", "needs 0 ≤ inner < outer", "swap or correct the angles"
+                "detector",
+                f"{self.inner}–{self.outer} mrad",
+                "needs 0 ≤ inner < outer",
+                "swap or correct the angles",
             )
 
     def weights(self, grid: Grid, wavelength: float) -> Float[Array, "rows cols"]:

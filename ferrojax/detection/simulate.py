@@ -11,7 +11,7 @@ from jaxtyping import Array, Complex, Float
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import AnnularDetector
 from ferrojax.detection.scan import Scan
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
 from ferrojax.image import Image
 from ferrojax.multislice import (
@@ -116,8 +116,8 @@ def _prepare(
     fraction, taper = (FAST_FRACTION, 0.0) if fast else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
-    _check_reach(detectors, reach, fast, probe)
-    outers = tuple(sorted({d.outer for d in detectors.values() if d.outer > reach}))
+    check_reach(detectors, reach, fast, probe)
+    outers = tuple(sorted({d.outer for d in detectors.values() if reach < d.outer < np.inf}))
     carried = grid.band_limit(2 * fraction, 0.0) if fast else limit
     tables = slice_tables(plan.elements, grid, probe.energy, transmission, carried, outers)
     real = tables.carried.dtype
@@ -128,29 +128,32 @@ def _prepare(
         propagate=propagator(grid, probe.energy, plan.slice_thickness, jnp.asarray(tilt, real), limit),
         masks=jnp.stack([d.weights(grid, probe.wavelength) for d in detectors.values()]),
         lost=jnp.asarray([float(d.outer > reach) for d in detectors.values()], real),
-        edge=jnp.asarray([[float(d.outer == o) for o in outers] for d in detectors.values()], real),
+        edge=jnp.asarray([[float(d.outer == o) for o in outers] for d in detectors.values()], real).reshape(
+            len(detectors), len(outers)
+        ),
     )
     return optics, tables
 
 
-def _check_reach(detectors: Mapping[str, AnnularDetector], reach: float, fast: bool, probe: Probe) -> None:
+def check_reach(detectors: Mapping[str, AnnularDetector], reach: float, fast: bool, probe: Probe) -> None:
     for name, d in detectors.items():
         span = f"{name} {d.inner}–{d.outer} mrad"
         if not fast and d.outer > reach:
-            remedy = f"use a finer sampling (below {d.outer / reach:.2f} times finer), or FastThermal"
+            factor = reach / d.outer
+            remedy = f"use a finer sampling ({factor:.2f} of this one), or FastThermal"
             raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
         if fast and d.outer > reach and d.inner * CLEARANCE > reach:
             remedy = "use a finer sampling or FrozenPhonons"
             raise InputError("detector", span, f"starts too close to the band limit of {reach:.0f} mrad", remedy)
     semiangle = probe.semiangle
-    if not isinstance(semiangle, jax.core.Tracer) and float(semiangle) > reach:
+    if not is_traced(semiangle) and float(semiangle) > reach:
         raise InputError("sampling", f"band limit {reach:.0f} mrad", "too coarse for the semi-angle", "refine it")
 
 
 def _focal_nodes(probe: Probe):
     """Offsets of defocus and weights: Gauss–Hermite, an incoherent sum, never an envelope on the wave."""
     spread = probe.focal_spread
-    if not isinstance(spread, jax.core.Tracer) and float(spread) == 0:
+    if not is_traced(spread) and float(spread) == 0:
         return [0.0], np.ones(1)
     x, w = np.polynomial.hermite_e.hermegauss(7)
     return [spread * xi for xi in x], w / w.sum()
@@ -193,12 +196,15 @@ def _source_blur(
     signals: Float[Array, "*stack rows cols"], probe: Probe, scan: Scan, atoms: Atoms
 ) -> Float[Array, "*stack rows cols"]:
     """Convolve the intensity with the source over a scan that spans the periodic box."""
-    if not isinstance(probe.source_size, jax.core.Tracer) and not np.asarray(probe.source_size).any():
+    if not is_traced(probe.source_size) and not np.asarray(probe.source_size).any():
         return signals
     span = np.asarray(scan.end, float) - np.asarray(scan.start, float)
     if np.abs(span - np.array(atoms.box[:2])).max() > 1e-3:
         raise InputError(
-            "source_size", np.asarray(probe.source_size), "needs a scan that spans the periodic box", f"scan {atoms.box[:2]} Å"
+            "source_size",
+            np.asarray(probe.source_size),
+            "needs a scan that spans the periodic box",
+            f"scan {atoms.box[:2]} Å",
         )
     rows, cols = scan.shape
     fy, fx = np.fft.fftfreq(rows, span[1] / rows), np.fft.rfftfreq(cols, span[0] / cols)

@@ -4,7 +4,9 @@ abTEM's arrays are (x, y); everything here returns (rows, cols) = (y, x).
 """
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +18,17 @@ from ferrojax.optics import Probe
 
 
 @contextmanager
-def _quiet():
-    """abTEM configured to run in this thread, in double precision, without progress bars or foreign warnings."""
+def _quiet(precision: str = "float64") -> Iterator[Any]:
+    """abTEM without progress bars or foreign warnings, in double precision unless speed counts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import abtem
 
-        settings = {"precision": "float64", "diagnostics.progress_bar": False, "diagnostics.task_level_progress": False}
+        settings = {
+            "precision": precision,
+            "diagnostics.progress_bar": False,
+            "diagnostics.task_level_progress": False,
+        }
         with abtem.config.set(settings):
             yield abtem
 
@@ -34,7 +40,7 @@ def _ase(atoms: Atoms):
     return ase.Atoms(symbols, positions=np.asarray(atoms.position, float), cell=atoms.box, pbc=True)
 
 
-def _potential(abtem, atoms: Atoms, grid: Grid, slice_thickness: float):
+def _potential(abtem: Any, atoms: Atoms, grid: Grid, slice_thickness: float) -> Any:
     return abtem.Potential(
         _ase(atoms),
         gpts=grid.shape[::-1],
@@ -44,7 +50,7 @@ def _potential(abtem, atoms: Atoms, grid: Grid, slice_thickness: float):
     )
 
 
-def _probe(abtem, probe: Probe, tilt: tuple[float, float]):
+def _probe(abtem: Any, probe: Probe, tilt: tuple[float, float]) -> Any:
     return abtem.Probe(
         energy=probe.energy,
         semiangle_cutoff=float(probe.semiangle),
@@ -56,7 +62,11 @@ def _probe(abtem, probe: Probe, tilt: tuple[float, float]):
 
 
 def exit_wave(
-    atoms: Atoms, energy: float, grid: Grid, slice_thickness: float = 2.0, tilt: tuple[float, float] = (0.0, 0.0)
+    atoms: Atoms,
+    energy: float,
+    grid: Grid,
+    slice_thickness: float = 2.0,
+    tilt: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
     """abTEM's exit wave of a plane wave, (rows, cols) complex."""
     with _quiet() as abtem:
@@ -98,6 +108,41 @@ def scan_annular(
         )
         signals = signals if isinstance(signals, list) else [signals]
         return {
-            name: np.asarray(s.compute().array).reshape(scan.shape)
-            for name, s in zip(detectors, signals, strict=True)
+            name: np.asarray(s.compute().array).reshape(scan.shape) for name, s in zip(detectors, signals, strict=True)
         }
+
+
+def scan_prism(
+    atoms: Atoms,
+    probe: Probe,
+    shape: tuple[int, int],
+    detector: AnnularDetector,
+    sampling: float,
+    interpolation: int,
+) -> np.ndarray:
+    """abTEM's PRISM image of the whole periodic box, (rows, cols), fraction of the beam.
+
+    abTEM's scattering matrix knows no tilt: shear the atoms instead (x − z·tan tx).
+    """
+    with _quiet("float32") as abtem:
+        potential = abtem.Potential(_ase(atoms), sampling=sampling, slice_thickness=2.0, parametrization="lobato")
+        matrix = abtem.SMatrix(
+            potential=potential,
+            energy=probe.energy,
+            semiangle_cutoff=float(probe.semiangle),
+            interpolation=interpolation,
+            downsample=False,
+            store_on_host=True,
+        )
+        grid = abtem.GridScan(start=(0, 0), end=atoms.box[:2], gpts=shape[::-1], endpoint=False)
+        ctf = abtem.CTF(
+            semiangle_cutoff=float(probe.semiangle),
+            energy=probe.energy,
+            defocus=float(probe.defocus),
+            soft=False,
+            **{name: float(value) for name, value in probe.aberrations.items()},
+        )
+        rings = [abtem.AnnularDetector(detector.inner, detector.outer)]
+        image = matrix.scan(scan=grid, detectors=rings, ctf=ctf).compute()
+        image = image[0] if isinstance(image, list) else image
+        return np.asarray(image.array).T

@@ -1,0 +1,5 @@
+"""Vendor formats in, maps and data sets out."""
+
+from ferrojax.io.read import read as read
+from ferrojax.io.write import write_csv as write_csv
+from ferrojax.io.write import write_map as write_map

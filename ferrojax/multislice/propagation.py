@@ -83,9 +83,7 @@ def multislice(
     beyond = jnp.zeros((psi.shape[0], edges), tables.carried.dtype)
     slot = np.full(max(plan.exits), -1, np.int32)
     slot[np.array(plan.exits) - 1] = np.arange(len(plan.exits))
-    buffer = jax.tree.map(
-        lambda a: jnp.zeros((len(plan.exits), *a.shape), a.dtype), jax.eval_shape(read, psi, beyond)
-    )
+    buffer = jax.tree.map(lambda a: jnp.zeros((len(plan.exits), *a.shape), a.dtype), jax.eval_shape(read, psi, beyond))
 
     @jax.checkpoint
     def step(carry, entry):

@@ -63,6 +63,9 @@ def _exit(thickness: float, step: float, count: int) -> int:
     n = round(thickness / step)
     if not 1 <= n <= count:
         raise InputError(
-            "thicknesses", thickness, "lies outside the specimen", f"choose {step:.2f} to {count * step:.2f} Å"
+            "thicknesses",
+            thickness,
+            "lies outside the specimen",
+            f"choose {step:.2f} to {count * step:.2f} Å",
         )
     return n

@@ -63,7 +63,12 @@ def slice_tables(
         mu = jnp.asarray(np.array(rows) * (carried > 0) / pixel, real)
     ky, kx = grid.frequencies
     return SliceTables(
-        jnp.asarray(phase / pixel, real), core, mu, jnp.asarray(carried, real), jnp.asarray(ky, real), jnp.asarray(kx, real)
+        jnp.asarray(phase / pixel, real),
+        core,
+        mu,
+        jnp.asarray(carried, real),
+        jnp.asarray(ky, real),
+        jnp.asarray(kx, real),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from ferrojax.constants import wavelength
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 
 ABERRATIONS = {
@@ -32,9 +32,7 @@ class Probe(eqx.Module):
     energy: float = eqx.field(static=True)
     edge: float = eqx.field(static=True)
 
-    def __init__(
-        self, energy, semiangle, defocus=0.0, aberrations=None, source_size=0.0, focal_spread=0.0, edge=0.0
-    ):
+    def __init__(self, energy, semiangle, defocus=0.0, aberrations=None, source_size=0.0, focal_spread=0.0, edge=0.0):
         real = jnp.result_type(float)
         self.energy, self.edge = float(energy), float(edge)
         self.semiangle = jnp.asarray(semiangle, real)
@@ -69,10 +67,9 @@ class PlaneWave(eqx.Module):
 
 
 def _check_not_negative(field: str, value, strict: bool) -> None:
-    try:
-        value = np.asarray(value)
-    except Exception:  # a traced value has no number to check here
+    if is_traced(value):
         return
+    value = np.asarray(value)
     if not np.isfinite(value).all() or (value < 0).any() or (strict and (value == 0).any()):
         raise InputError(field, value, "must be positive" if strict else "must not be negative", "see Probe's units")
 

@@ -1,0 +1,71 @@
+"""From a noise-free periodic image to what a microscope records: scan geometry, jitter, drift, counts."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+UPSAMPLING = 4
+"""Band-limited images are refined by this factor before linear interpolation (error below 0.5 %)."""
+
+
+class ScanGeometry(eqx.Module):
+    """How the scan grid lies on the specimen.
+
+    shape: (rows, cols). sampling: (y, x) Å per pixel. rotation: rad, of the crystal's +x axis in the image
+    (atan2(+row, +col), so positive turns towards +row). jitter: rms in Å of each line's shift along x.
+    drift: (x, y) Å per line.
+    """
+
+    shape: tuple[int, int] = eqx.field(static=True)
+    sampling: Float[Array, "2"]
+    rotation: Float[Array, ""]
+    jitter: Float[Array, ""]
+    drift: Float[Array, "2"]
+
+
+def scan_positions(key: Key[Array, ""], geometry: ScanGeometry) -> Float[Array, "rows cols 2"]:
+    """Where on the specimen (x, y Å, crystal axes) each pixel is recorded."""
+    rows, cols = geometry.shape
+    r, c = jnp.arange(rows), jnp.arange(cols)
+    shift = geometry.jitter * jax.random.normal(key, (rows,))
+    x = c[None] * geometry.sampling[1] + (shift + r * geometry.drift[0])[:, None]
+    y = jnp.broadcast_to((r * (geometry.sampling[0] + geometry.drift[1]))[:, None], x.shape)
+    cos, sin = jnp.cos(geometry.rotation), jnp.sin(geometry.rotation)
+    return jnp.stack([cos * x + sin * y, -sin * x + cos * y], -1)
+
+
+def blurred(image: Float[Array, "rows cols"], box, sigma: Float[Array, "2"], factor: int = 1) -> Array:
+    """Periodic image convolved with a Gaussian source (rms (x, y) in Å) and refined `factor` times.
+
+    box: (width, height) Å. Exact for a band-limited image.
+    """
+    rows, cols = image.shape
+    ky, kx = np.fft.fftfreq(rows, box[1] / rows), np.fft.fftfreq(cols, box[0] / cols)
+    envelope = jnp.exp(-2 * jnp.pi**2 * ((sigma[1] * ky[:, None]) ** 2 + (sigma[0] * kx[None]) ** 2))
+    spectrum = jnp.fft.fftshift(jnp.fft.fft2(image) * envelope)
+    pads = [((factor - 1) * n // 2, (factor - 1) * n - (factor - 1) * n // 2) for n in (rows, cols)]
+    return jnp.fft.ifft2(jnp.fft.ifftshift(jnp.pad(spectrum, pads))).real * factor**2
+
+
+def record(
+    key: Key[Array, ""],
+    image: Float[Array, "rows cols"],
+    box,
+    geometry: ScanGeometry,
+    sigma: Float[Array, "2"],
+) -> Float[Array, "scan_rows scan_cols"]:
+    """Noise-free scan of a periodic image: source size, rotation, jitter and drift."""
+    fine = blurred(image, box, sigma, UPSAMPLING)
+    position = scan_positions(key, geometry)
+    index = jnp.stack([position[..., 1] / box[1] * fine.shape[0], position[..., 0] / box[0] * fine.shape[1]])
+    return jax.scipy.ndimage.map_coordinates(fine, list(index), order=1, mode="wrap")
+
+
+def expose(
+    key: Key[Array, ""], image: Float[Array, "rows cols"], dose: float, background: float = 0.0
+) -> Float[Array, "rows cols"]:
+    """Poisson counts; dose: mean counts per pixel, background: its constant part as a fraction of the mean."""
+    signal = (1 - background) * image / image.mean() + background
+    return jax.random.poisson(key, dose * jnp.maximum(signal, 0)).astype(image.dtype)

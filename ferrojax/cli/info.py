@@ -1,0 +1,35 @@
+"""`ferrojax info`: what is installed, what it runs on, which materials it knows."""
+
+DISTRIBUTIONS = (
+    "ferrojax jax jaxlib flax equinox optax orbax-checkpoint numpy scipy scikit-image abTEM ase "
+    "rosettasciio h5py matplotlib"
+)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every package that the figures depend on."""
+    import platform
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS.split()}}
+
+
+def info() -> None:
+    """Show versions, devices and the material library."""
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from ferrojax.crystal import available_materials, material
+
+    console = Console()
+    console.print("  ".join(f"{name} {number}" for name, number in versions().items()), highlight=False)
+    for device in jax.devices():
+        console.print(f"device {device.id}: {device.platform} {device.device_kind}", highlight=False)
+    table = Table("material", "cell (Å)", "soft mode", "Born charges", "sites")
+    for name in available_materials():
+        crystal = material(name)
+        cell = " × ".join(f"{float(crystal.cell[i, i]):.3f}" for i in range(3))
+        known = ["none" if tensor is None else "yes" for tensor in (crystal.soft_mode, crystal.born_charge)]
+        table.add_row(name, cell, *known, " ".join(crystal.elements))
+    console.print(table)

@@ -1,0 +1,37 @@
+"""Words of the command line turned into values, each with a clear refusal."""
+
+import math
+import re
+
+from ferrojax.errors import InputError
+
+ZONE_REMEDY = "write three whole numbers such as 001, 110 or 1,-1,0"
+
+
+def parse_zone(text: str) -> tuple[int, int, int]:
+    """Zone axis from 001, -110, 0,0,1, "[1 -1 0]"; at least one index is not zero."""
+    inner = text.strip().strip("[]<>()").strip()
+    if re.fullmatch(r"(-?\d){3}", inner):
+        found = re.findall(r"-?\d", inner)
+    elif re.fullmatch(r"-?\d+([,\s]+-?\d+){2}", inner):
+        found = re.split(r"[,\s]+", inner)
+    else:
+        raise InputError("zone", text, "is no zone axis", ZONE_REMEDY)
+    u, v, w = (int(index) for index in found)
+    if (u, v, w) == (0, 0, 0):
+        raise InputError("zone", text, "has no direction", ZONE_REMEDY)
+    return u, v, w
+
+
+def parse_sampling(text: str | None) -> tuple[float, float] | None:
+    """Å per pixel (y, x) from "0.2" or "0.19,0.21"; None stays None."""
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(math.isfinite(v) and v > 0 for v in values):
+        remedy = "write one positive number, or two as y,x, e.g. 0.2 or 0.19,0.21"
+        raise InputError("sampling", text, "is no pixel size in Å", remedy)
+    return values[0], values[-1]

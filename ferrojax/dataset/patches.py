@@ -1,0 +1,127 @@
+"""Patches: one unit cell and its surroundings in the crystal's own axes, from images and from simulations.
+
+A patch is PATCH × PATCH pixels of PIXEL Å, centred on the centroid of the four A columns, with rows along the
+crystal's +y and columns along its +x axis. Each is shifted to zero mean and scaled to unit standard deviation,
+so that detector gain, thickness gradients and background do not enter.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int, Key
+from scipy.ndimage import map_coordinates
+
+from ferrojax.dataset.generate import PARAMETERS, SimulatedSet
+from ferrojax.image import Image
+
+PATCH, PIXEL = 24, 0.25
+AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL
+"""Å: pixel centres of a patch along one axis."""
+
+
+def normalised(patches: Float[Array, "n p p"]) -> Float[Array, "n p p"]:
+    """Zero mean and unit standard deviation, patch by patch."""
+    centred = patches - patches.mean((-1, -2), keepdims=True)
+    return centred / (centred.std((-1, -2), keepdims=True) + 1e-12)
+
+
+def extract_patches(
+    image: Image, centre_px: Float[Array, "n 2"], frame: Float[Array, "2 2"]
+) -> Float[np.ndarray, "n p p"]:
+    """Normalised patches of an image by cubic interpolation.
+
+    centre_px: (x, y) px. frame: px offset = frame @ (x, y) in Å along the crystal's axes.
+    """
+    offset = np.stack(np.meshgrid(AXIS, AXIS), -1) @ np.asarray(frame, float).T
+    at = np.asarray(centre_px, float)[:, None, None] + offset
+    values = map_coordinates(np.asarray(image.data, float), [at[..., 1], at[..., 0]], order=3, mode="mirror")
+    return np.asarray(normalised(values), np.float32)  # pyright: ignore[reportArgumentType]
+
+
+class SimulatedPool(eqx.Module):
+    """Every simulated supercell at every thickness in all eight orientations of the square lattice.
+
+    spectrum: (n, rows, cols) Fourier coefficients of the periodic image, A column at the origin, mean 1.
+    displacement: (n, cells, cells, 2) Å, projected, of cell (row, col). source: (n,) supercell each came from.
+    parameter: (n, 4): thickness Å, semi-angle mrad, tilt x, tilt y mrad in that orientation. box: Å.
+    """
+
+    spectrum: Complex[Array, "n rows cols"]
+    displacement: Float[Array, "n cells cells 2"]
+    source: Int[np.ndarray, " n"]
+    parameter: Float[np.ndarray, "n 4"]
+    box: float = eqx.field(static=True)
+
+
+def build_pool(simulated: SimulatedSet) -> SimulatedPool:
+    """All orientations are exact symmetries of the simulated physics: the image and its label turn together."""
+    n, t = simulated.image.shape[:2]
+    image = simulated.image.reshape(n * t, *simulated.image.shape[2:])
+    image = image / image.mean((1, 2), keepdims=True)
+    label = np.repeat(simulated.displacement[..., :2], t, axis=0)
+    tilt = np.repeat(simulated.parameter[:, [PARAMETERS.index("tilt_x"), PARAMETERS.index("tilt_y")]], t, axis=0)
+    images, labels, tilts = [], [], []
+    for transpose in (False, True):
+        for sx in (1, -1):
+            for sy in (1, -1):
+                i, d, v = image, label, tilt
+                if sx < 0:
+                    i, d, v = np.roll(i[:, :, ::-1], 1, 2), d[:, :, ::-1] * [-1, 1], v * [-1, 1]
+                if sy < 0:
+                    i, d, v = np.roll(i[:, ::-1], 1, 1), d[:, ::-1] * [1, -1], v * [1, -1]
+                if transpose:
+                    i, d, v = i.swapaxes(1, 2), d.swapaxes(1, 2)[..., ::-1], v[:, ::-1]
+                images.append(i), labels.append(d), tilts.append(v)
+    thickness = np.tile(np.tile(simulated.thickness, n), 8)
+    semiangle = np.tile(np.repeat(simulated.parameter[:, PARAMETERS.index("semiangle")], t), 8)
+    parameter = np.column_stack([thickness, semiangle, np.concatenate(tilts)]).astype(np.float32)
+    spectrum = np.fft.fft2(np.concatenate(images)) / image[0].size
+    return SimulatedPool(
+        jnp.asarray(spectrum.astype(np.complex64)),
+        jnp.asarray(np.concatenate(labels).astype(np.float32)),
+        np.tile(np.repeat(simulated.specimen, t), 8),
+        parameter,
+        simulated.box,
+    )
+
+
+class Recording(eqx.Module):
+    """How one patch of a batch is recorded; one entry a patch, lengths in Å.
+
+    blur: (n, 3) covariance xx, yy, xy of source and optics together, Å². jitter: (n,) rms of a line's shift.
+    strain: (n, 3) xx, yy, xy of the local lattice against the mean one. centre: (n, 2) error of the centroid.
+    noise: (n, p, p) amplitude spectrum of the noise of a normalised patch, in FFT order.
+    """
+
+    blur: Float[Array, "n 3"]
+    jitter: Float[Array, " n"]
+    strain: Float[Array, "n 3"]
+    centre: Float[Array, "n 2"]
+    noise: Float[Array, "n p p"]
+
+
+def simulate_patches(
+    key: Key[Array, ""], pool: SimulatedPool, entry: Int[Array, " n"], recording: Recording
+) -> tuple[Float[Array, "n p p"], Float[Array, "n 2"]]:
+    """Noisy normalised patches and their displacements (Å), each of a random cell of its pool entry."""
+    cells = pool.displacement.shape[1]
+    jitter_key, cell_key, noise_key = jax.random.split(key, 3)
+    cell = jax.random.randint(cell_key, (len(entry), 2), 0, cells)  # (row, col)
+    label = pool.displacement[entry, cell[:, 0], cell[:, 1]]
+    middle = (cell[:, ::-1] + 0.5) * (pool.box / cells) + recording.centre
+    rows, cols = pool.spectrum.shape[1:]
+    ky, kx = np.fft.fftfreq(rows, pool.box / rows), np.fft.fftfreq(cols, pool.box / cols)
+    xx, yy, xy = recording.blur.T[..., None, None]
+    exponent = xx * kx[None] ** 2 + yy * ky[:, None] ** 2 + 2 * xy * kx[None] * ky[:, None]
+    spectrum = pool.spectrum[entry] * jnp.exp(-2 * jnp.pi**2 * exponent)
+    exx, eyy, exy = recording.strain.T[..., None]
+    y = middle[:, 1, None] + (1 + eyy) * AXIS
+    x = middle[:, 0, None] + (1 + exx) * AXIS
+    line = 2 * exy * AXIS + recording.jitter[:, None] * jax.random.normal(jitter_key, (len(entry), PATCH))
+    by_row = jnp.einsum("npk,nkl->npl", jnp.exp(2j * jnp.pi * y[..., None] * ky), spectrum)
+    by_row = by_row * jnp.exp(2j * jnp.pi * line[..., None] * kx)
+    clean = jnp.einsum("npl,nql->npq", by_row, jnp.exp(2j * jnp.pi * x[..., None] * kx)).real
+    white = jnp.fft.fft2(jax.random.normal(noise_key, clean.shape))
+    noise = jnp.fft.ifft2(white * recording.noise).real
+    return normalised(normalised(clean) + noise), label

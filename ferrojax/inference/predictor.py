@@ -1,0 +1,41 @@
+"""A trained network as a predictor for `map_polarization`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ferrojax.dataset.patches import extract_patches
+from ferrojax.image import Image
+from ferrojax.models import DisplacementNet
+from ferrojax.polarization import CellFrames
+from ferrojax.training import UNIT
+from ferrojax.training.losses import half_turn
+
+
+class NetworkPredictor:
+    """Predicts displacements from patches, averaged over the half turn, with calibrated covariances.
+
+    spread_scale: factor on the predicted standard deviations (`training.spread_scale`). name: for provenance.
+    """
+
+    def __init__(self, model: DisplacementNet, spread_scale: float, name: str):
+        self.model, self.spread_scale, self.name = model, spread_scale, name
+
+    def predict_patches(self, patches: Float[np.ndarray, "n p p"]) -> tuple[Array, Array]:
+        """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the crystal's axes."""
+        graph, state = nnx.split(self.model)
+        forward = jax.jit(lambda state, p: nnx.merge(graph, state)(p))
+        x = jnp.asarray(patches)
+        (mean, factor), (turned, turned_factor) = forward(state, x), forward(state, half_turn(x))
+        odd, disagreement = (mean - turned) / 2, (mean + turned) / 2
+        covariance = (factor @ factor.mT + turned_factor @ turned_factor.mT) / 2
+        covariance = self.spread_scale**2 * covariance + disagreement[:, :, None] * disagreement[:, None, :]
+        return UNIT * odd, UNIT**2 * covariance
+
+    def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]:
+        """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the image's calibrated frame."""
+        displacement, covariance = self.predict_patches(extract_patches(image, cells.centre_px, cells.frame))
+        r = cells.rotation
+        return displacement @ r.T, r @ covariance @ r.T

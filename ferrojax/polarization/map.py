@@ -1,0 +1,220 @@
+"""PolarizationMap and how it is made from an image."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypedDict, runtime_checkable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ferrojax.columns import SITES, Calibration, Columns, find_columns
+from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.zone import Motif, projected_motif
+from ferrojax.errors import InputError
+from ferrojax.image import Image
+from ferrojax.polarization.born import plane_response
+from ferrojax.polarization.displacement import displacement_operator
+
+MIN_CELLS = 12
+
+
+class PolarizationMap(eqx.Module):
+    """Displacement and polarization, cell by cell; grid [i_y, i_x] runs along the two lattice vectors.
+
+    position, position_px: (n_y, n_x, 2) (x, y), centroid of the A neighbours, Å calibrated and px.
+    displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted.
+    covariance: (n_y, n_x, 2, 2) Å². valid: (n_y, n_x); everything else is NaN where it is False.
+    polarization: (n_y, n_x, 2) C/m², in-plane, oxygen inferred through the soft mode; None if unknown.
+    response: (2, 2) C/m² per Å that made it. provenance: (key, value) pairs.
+    """
+
+    position: Float[Array, "ny nx 2"]
+    position_px: Float[Array, "ny nx 2"]
+    displacement: Float[Array, "ny nx 2"]
+    covariance: Float[Array, "ny nx 2 2"]
+    valid: Bool[Array, "ny nx"]
+    polarization: Float[Array, "ny nx 2"] | None
+    response: Float[Array, "2 2"] | None
+    calibration: Calibration
+    columns: Columns
+    provenance: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+
+class CellFrames(eqx.Module):
+    """The valid cells of a map, as a predictor needs them.
+
+    centre_px: (n, 2) px (x, y), centroid of the A neighbours.
+    frame: (2, 2), px offset = frame @ r for r in Å along the crystal's projected axes.
+    rotation: (2, 2), calibrated image-frame vector = rotation @ crystal-frame vector.
+    classical: (n, 2) Å in the image frame, the column fit's displacement; classical_covariance: (n, 2, 2) Å².
+    """
+
+    centre_px: Float[Array, "n 2"]
+    frame: Float[Array, "2 2"]
+    rotation: Float[Array, "2 2"]
+    classical: Float[Array, "n 2"]
+    classical_covariance: Float[Array, "n 2 2"]
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Anything that predicts displacements (n, 2) Å and covariances (n, 2, 2) Å² in the image frame."""
+
+    def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]: ...
+
+
+def map_polarization(
+    image: Image, crystal: Crystal, zone: Sequence[int] = (0, 0, 1), predictor: Predictor | None = None
+) -> PolarizationMap:
+    """Map the displacement of B against its A neighbours, and the polarization it implies.
+
+    Without a predictor the positions are Gaussian column fits. No mean and no plane is subtracted: what
+    mis-tilt and overlapping oxygen add is still in the map.
+    Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
+    """
+    motif = projected_motif(crystal, zone)
+    if not len(motif.shell_weight):
+        raise InputError(
+            "zone axis",
+            motif.zone,
+            f"{crystal.name} shows no separate A and B column along it",
+            "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
+        )
+    columns = find_columns(image, crystal, zone)
+    result = map_from_columns(columns, crystal, motif, (("image", image.name),))
+    return result if predictor is None else with_prediction(result, image, predictor)
+
+
+def map_from_columns(
+    columns: Columns, crystal: Crystal, motif: Motif, provenance: tuple[tuple[str, str], ...] = ()
+) -> PolarizationMap:
+    """The classical map from columns that are fitted and indexed."""
+    assert columns.calibration is not None
+    row = {name: _grid_rows(columns, name) for name in "AB"}
+    cells = sorted(row["B"])
+    shell = [tuple(int(v) for v in s) for s in motif.shell_index]
+    whole = [(c, [row["A"].get((c[0] + i, c[1] + j)) for i, j in shell]) for c in cells]
+    whole = [(c, around) for c, around in whole if None not in around]
+    if len(whole) < MIN_CELLS:
+        raise InputError(
+            "image",
+            f"{len(whole)} complete cells",
+            "has too few columns",
+            f"give an image of at least {MIN_CELLS} cells",
+        )
+    a = np.array([around for _, around in whole])
+    b = np.array([row["B"][c] for c, _ in whole])
+    weight = jnp.asarray(motif.shell_weight, columns.position.dtype)
+    displacement, covariance = displacement_operator(
+        columns.position[a], columns.covariance[a], columns.position[b], columns.covariance[b], weight
+    )
+    centre = jnp.einsum("k,nki->ni", weight, columns.position[a])
+    centre_px = jnp.einsum("k,nki->ni", weight, columns.position_px[a])
+    index = np.array([c for c, _ in whole])
+    index = index - index.min(0)
+    shape = (int(index[:, 1].max()) + 1, int(index[:, 0].max()) + 1)
+    at = (index[:, 1], index[:, 0])
+    response = plane_response(crystal, motif.axes, columns.calibration.rotation)
+    displacement = _scatter(displacement, at, shape)
+    return PolarizationMap(
+        position=_scatter(centre, at, shape),
+        position_px=_scatter(centre_px, at, shape),
+        displacement=displacement,
+        covariance=_scatter(covariance, at, shape),
+        valid=jnp.zeros(shape, bool).at[at].set(True),
+        polarization=None if response is None else displacement @ response.T,
+        response=response,
+        calibration=columns.calibration,
+        columns=columns,
+        provenance=(
+            *provenance,
+            ("crystal", crystal.name),
+            ("zone", " ".join(map(str, motif.zone))),
+            ("method", "column fit"),
+        ),
+    )
+
+
+def _grid_rows(columns: Columns, label: str) -> dict[tuple[int, int], int]:
+    """Lattice index -> row of the accepted columns of a sublattice."""
+    chosen = np.nonzero((np.asarray(columns.site) == SITES.index(label)) & columns.accepted)[0]
+    index = np.asarray(columns.lattice_index)[chosen]
+    return {(int(i), int(j)): int(k) for (i, j), k in zip(index, chosen, strict=True)}
+
+
+def _scatter(values: Array, at: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> Array:
+    return jnp.full((*shape, *values.shape[1:]), jnp.nan, values.dtype).at[at].set(values)
+
+
+def valid_indices(pmap: PolarizationMap) -> tuple[np.ndarray, np.ndarray]:
+    """(i_y, i_x) of the valid cells, in the order of `cell_frames`."""
+    rows, cols = np.nonzero(np.asarray(pmap.valid))
+    return rows, cols
+
+
+def cell_frames(pmap: PolarizationMap) -> CellFrames:
+    """The valid cells of a map, in row order."""
+    at = valid_indices(pmap)
+    calibration = pmap.calibration
+    return CellFrames(
+        centre_px=pmap.position_px[at],
+        frame=jnp.linalg.inv(calibration.affine) @ calibration.rotation,
+        rotation=calibration.rotation,
+        classical=pmap.displacement[at],
+        classical_covariance=pmap.covariance[at],
+    )
+
+
+def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -> PolarizationMap:
+    """The same cells with a predictor's displacements and covariances; columns and calibration stay.
+
+    Cells for which the predictor answers NaN become invalid.
+    """
+    cells = cell_frames(pmap)
+    displacement, covariance = (jnp.asarray(v) for v in predictor.predict(image, cells))
+    n = len(cells.centre_px)
+    if displacement.shape != (n, 2) or covariance.shape != (n, 2, 2):
+        raise InputError(
+            "predictor",
+            f"{displacement.shape} and {covariance.shape}",
+            "answered the wrong shapes",
+            f"return ({n}, 2) Å and ({n}, 2, 2) Å²",
+        )
+    finite = np.asarray(jnp.isfinite(displacement).all(1))
+    at, shape = valid_indices(pmap), pmap.valid.shape
+    displacement = _scatter(displacement, at, shape)
+    method = getattr(predictor, "name", type(predictor).__name__)
+    kept = tuple(pair for pair in pmap.provenance if pair[0] != "method")
+    changes = {
+        "displacement": displacement,
+        "covariance": _scatter(covariance, at, shape),
+        "valid": pmap.valid.at[at].set(finite),
+        "polarization": None if pmap.response is None else displacement @ pmap.response.T,
+        "provenance": (*kept, ("method", str(method))),
+    }
+    fields = {name: getattr(pmap, name) for name in pmap.__dataclass_fields__}
+    return PolarizationMap(**{**fields, **changes})
+
+
+class DisplacementStatistics(TypedDict):
+    """Mean, robust spread (1.4826 MAD) and median standard error, (2,) pm (x, y); n cells."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+    standard_error: np.ndarray
+    n: int
+
+
+def displacement_statistics(pmap: PolarizationMap) -> DisplacementStatistics:
+    """mean, robust spread (1.4826 MAD) and median standard error of the displacement, (2,) pm (x, y); n."""
+    at = valid_indices(pmap)
+    displacement = 100 * np.asarray(pmap.displacement, float)[at]
+    variance = 1e4 * np.asarray(pmap.covariance, float)[at][:, [0, 1], [0, 1]]
+    spread = 1.4826 * np.median(np.abs(displacement - np.median(displacement, 0)), 0)
+    return {
+        "mean": displacement.mean(0),
+        "spread": spread,
+        "standard_error": np.sqrt(np.median(variance, 0)),
+        "n": len(displacement),
+    }

@@ -1,0 +1,54 @@
+"""What a report holds: plain data, gathered by a command and drawn by the figure and page writers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ferrojax.columns import Columns
+from ferrojax.image import Image
+from ferrojax.polarization import PolarizationMap
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; cells are text or numbers (shown to four significant digits), note a line below it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines over a common axis: series maps a name to its (x, y)."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Mapping[str, tuple[np.ndarray | Sequence[float], np.ndarray | Sequence[float]]]
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class MapReport:
+    """Everything that the figure and the page of a polarization map show.
+
+    maps: name -> map of the same image, e.g. "classical fit" and "joint network"; drawn in this order.
+    columns: the fitted columns to draw on the image; None takes those of the first map.
+    facts: (name, value) pairs: calibration, settings, versions, seeds.
+    pictures: (title, caption, figure), shown after the maps.
+    """
+
+    title: str
+    lead: str
+    image: Image
+    maps: Mapping[str, PolarizationMap]
+    columns: Columns | None = None
+    tables: Sequence[Table] = ()
+    curves: Sequence[Curve] = ()
+    facts: Sequence[tuple[str, object]] = ()
+    notes: Sequence[str] = ()
+    pictures: Sequence[tuple[str, str, Figure]] = field(default=())

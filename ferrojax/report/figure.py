@@ -1,0 +1,143 @@
+"""The picture of a report: the image, then a row of panels for every map of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ferrojax.image import Image
+from ferrojax.report import panels
+from ferrojax.report.colour import round_up
+from ferrojax.report.content import MapReport
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "ferrojax",
+}
+ZOOM_CELLS = 7
+ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing with its words, for the composed figure and for the page alike."""
+
+    title: str
+    caption: str
+    draw: Callable[[Axes], None]
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
+        yield
+
+
+def polarization_figure(report: MapReport) -> Figure:
+    """Image with fitted columns, close-up and magnitudes; then arrows, σ and displacement plane per map."""
+    rows = 1 + len(report.maps)
+    with figure_style():
+        figure = Figure(figsize=(17, 5.1 * rows + 0.7), layout="constrained", facecolor="white")
+        figure.suptitle(report.title, fontsize=16, fontweight="bold")
+        figure.supxlabel(ARROWS, fontsize=11, color="0.25")
+        groups = [image_panels(report), *map_panels(report).values()]
+        for axes, group in zip(figure.subplots(rows, 3, squeeze=False), groups, strict=True):
+            for ax, panel in zip(axes, group, strict=True):
+                ax.set_title(panel.title)
+                panel.draw(ax)
+        figure.canvas.draw()  # lays the figure out while its style holds
+    return figure
+
+
+def panel_figure(panel: Panel, width: float = 5.4) -> Figure:
+    """One panel alone, `width` inches wide; its title and caption belong to the page."""
+    with figure_style():
+        figure = Figure(figsize=(width, 0.9 * width), layout="constrained", facecolor="white")
+        panel.draw(figure.subplots())
+        figure.canvas.draw()
+    return figure
+
+
+def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
+    """The image with every column, a close-up, and how large the displacements are."""
+    points = column_points(report)
+    window = close_up(report, points)
+    image = calibrated(report)
+    return (
+        Panel(
+            "Image and fitted columns", "Every accepted column, by site.",
+            lambda ax: panels.draw_columns(ax, image, points, None),
+        ),
+        Panel(
+            "Close-up", "Fitted positions on the pixels around the middle of the image.",
+            lambda ax: panels.draw_columns(ax, image, points, window),
+        ),
+        Panel(
+            "Size of the displacement", "Where a histogram peaks near its own σ, noise alone explains it.",
+            lambda ax: panels.draw_magnitudes(ax, report.maps),
+        ),
+    )  # fmt: skip
+
+
+def map_panels(report: MapReport) -> dict[str, tuple[Panel, Panel, Panel]]:
+    """Arrows, σ and displacement plane of every map, on common scales so that maps can be compared."""
+    maps = report.maps.values()
+    shifts = np.concatenate([np.linalg.norm(panels.displacement_pm(pmap), axis=-1) for pmap in maps])
+    sigmas = np.concatenate([panels.sigma_pm(pmap)[np.asarray(pmap.valid)] for pmap in maps])
+    full = round_up(float(np.percentile(shifts, 80)))
+    limits = (0.0, round_up(float(np.percentile(sigmas, 97))))
+    return {
+        name: (
+            Panel(
+                f"{name}: displacement", f"{ARROWS} Full colour and the arrow of the key: {full:g} pm.",
+                lambda ax, pmap=pmap: panels.draw_arrows(ax, pmap, full),
+            ),
+            Panel(
+                f"{name}: uncertainty", "One standard error of the displacement, per axis.",
+                lambda ax, pmap=pmap: panels.draw_sigma(ax, pmap, limits),
+            ),
+            Panel(
+                f"{name}: displacement plane", "One point a cell; a cloud as wide as the ellipse is noise.",
+                lambda ax, pmap=pmap: panels.draw_plane(ax, pmap, full),
+            ),
+        )
+        for name, pmap in report.maps.items()
+    }  # fmt: skip
+
+
+def column_points(report: MapReport) -> dict[str, np.ndarray]:
+    """(n, 2) pixels (x, y) of the accepted columns, by site label."""
+    columns = report.columns or next(iter(report.maps.values())).columns
+    if columns is None:
+        return {}
+    accepted = np.asarray(columns.accepted)
+    labels, at = np.asarray(columns.label)[accepted], np.asarray(columns.position_px)[accepted]
+    return {site or "column": at[labels == site] for site in sorted(set(labels.tolist()))}
+
+
+def calibrated(report: MapReport) -> Image:
+    """The image with the pixel size that the lattice gave, for its scale bar and aspect."""
+    calibration = next(iter(report.maps.values())).calibration
+    if calibration is None:
+        return report.image
+    affine = np.asarray(calibration.affine)
+    return Image(report.image.data, (affine[1, 1], affine[0, 0]), name=report.image.name)
+
+
+def close_up(report: MapReport, points: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
+    """(x0, x1, y0, y1) pixels around the middle, a few cells wide whatever the magnification."""
+    rows, cols = report.image.data.shape
+    most = max((len(at) for at in points.values()), default=200)
+    half = min(ZOOM_CELLS / 2 * np.sqrt(rows * cols / max(most, 1)), rows / 2, cols / 2)
+    x, y = cols / 2, rows / 2
+    return x - half, x + half, y - half, y + half

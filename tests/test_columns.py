@@ -1,0 +1,311 @@
+"""Columns found, fitted, indexed and calibrated, on phantoms with a known answer and on real images."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from ferrojax.columns import SITES, find_columns
+from ferrojax.columns.fit import _sweep, gaussian_column
+from ferrojax.columns.uncertainty import scan_scatter
+from ferrojax.crystal import material
+from ferrojax.crystal.zone import projected_motif
+from ferrojax.errors import InputError
+from ferrojax.image import Image
+from ferrojax.io import read
+
+DATA = Path(str(files("ferrojax.data")))
+BATIO3 = material("BaTiO3")
+
+
+def draw(crystal=BATIO3, zone=(0, 0, 1), shape=(150, 170), *, b_shift=(0.0, 0.0), affine=None, turn=0.0):
+    """Noise-free Gaussian phantom: image with sampling 0.3 Å, and the A and B columns in px by cell.
+
+    affine: (2, 2) Å per px, 0.3 Å if not given; turn: degrees of the lattice from +x towards +y.
+    """
+    motif = projected_motif(crystal, zone)
+    affine = 0.3 * np.eye(2) if affine is None else np.asarray(affine)
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    to_px = np.linalg.inv(affine) @ np.array([[c, -s], [s, c]])
+    cells = np.stack(np.meshgrid(*[np.arange(-40, 41)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    data, truth = np.full(shape, 40.0), {}
+    for label in "AB":
+        column = motif.label.index(label)
+        offset = motif.offset[column] + (np.array(b_shift) if label == "B" else 0.0)
+        centre = (cells @ motif.lattice + offset) @ to_px.T + np.array(shape[::-1]) / 2 + 0.3
+        near = ((centre > -15) & (centre < np.array(shape[::-1]) + 15)).all(1)
+        truth[label] = centre[near]
+        for cx, cy in centre[near]:
+            r0, r1, c0, c1 = (int(np.clip(v, 0, 2000)) for v in (cy - 14, cy + 15, cx - 14, cx + 15))
+            dx, dy = x[r0:r1, c0:c1] - cx, y[r0:r1, c0:c1] - cy
+            u = np.stack([dx, dy], -1) @ affine.T
+            data[r0:r1, c0:c1] += motif.strength[column] * np.exp(-0.5 * (u**2).sum(-1) / 0.5**2)
+    return Image(data, (0.3, 0.3)), truth
+
+
+def errors(columns, truth):
+    """(n, 2) px, fitted minus true position of every accepted column, by label."""
+    found = {}
+    for k, label in enumerate(SITES[:2]):
+        mine = columns.accepted & (np.asarray(columns.site) == k)
+        here = np.asarray(columns.position_px, float)[mine]
+        gap = here[:, None] - truth[label][None]
+        nearest = np.argmin((gap**2).sum(-1), 1)
+        found[label] = gap[np.arange(len(here)), nearest]
+    return found
+
+
+@pytest.fixture(scope="module")
+def bto():
+    return find_columns(read(DATA / "BTO_crystal_1.dm4"), BATIO3)
+
+
+def test_noise_free_positions_are_exact():
+    image, truth = draw(b_shift=(0.1, -0.06), turn=3.0)
+    columns = find_columns(image, BATIO3)
+    found = errors(columns, truth)
+    for k, label in enumerate("AB"):
+        here = np.asarray(columns.position_px)[columns.accepted & (np.asarray(columns.site) == k)]
+        inner = ((here > 28) & (here < np.array([170, 150]) - 29)).all(1)
+        assert inner.sum() > 50
+        assert np.abs(found[label][inner]).max() < 1e-3
+        assert np.abs(found[label]).max() < 1.5e-2  # neighbours beyond the edge are only guessed
+
+
+@pytest.mark.parametrize("turn", [0.0, -20.0, 38.0])
+def test_calibration_finds_scale_anisotropy_and_rotation(turn):
+    affine = np.diag([0.3 * 0.97, 0.3 * 1.02])
+    image, truth = draw(affine=affine, turn=turn)
+    columns = find_columns(image, BATIO3)
+    calibration = columns.calibration
+    assert calibration is not None
+    np.testing.assert_allclose(np.asarray(calibration.affine), affine, atol=2e-5)
+    np.testing.assert_allclose(float(calibration.anisotropy), 100 * (1.02 / 0.97 - 1), atol=0.02)
+    np.testing.assert_allclose(float(calibration.sampling_error), 100 * ((0.97 * 1.02) ** -0.5 - 1), atol=0.01)
+    np.testing.assert_allclose(float(calibration.rotation_deg), -turn, atol=0.02)
+    assert float(calibration.rms_pm) < 0.1
+    assert abs(float(calibration.shear)) < 0.01
+    assert max(np.abs(e).max() for e in errors(columns, truth).values()) < 1.5e-2
+
+
+def test_shear_is_calibrated_away():
+    affine = np.array([[0.3, 0.004], [0.004, 0.31]])
+    image, _ = draw(affine=affine, turn=8.0)
+    calibration = find_columns(image, BATIO3).calibration
+    assert calibration is not None
+    np.testing.assert_allclose(np.asarray(calibration.affine), affine, atol=3e-5)
+
+
+def test_sites_and_indices_follow_the_lattice():
+    image, _ = draw(turn=12.0)
+    columns = find_columns(image, BATIO3)
+    assert columns.calibration is not None
+    lattice = np.asarray(columns.calibration.lattice_px, float)
+    offset = np.array([[0.0, 0.0], [0.5, 0.5]])[np.asarray(columns.site)]
+    expected = np.asarray(columns.calibration.origin_px) + (np.asarray(columns.lattice_index) + offset) @ lattice
+    miss = np.asarray(columns.position_px) - expected
+    assert np.abs(miss[columns.accepted]).max() < 2e-2
+    assert set(columns.label) == {"A", "B"}
+    brightness = np.asarray(columns.intensity)
+    assert brightness[np.asarray(columns.site) == 0].min() > brightness[np.asarray(columns.site) == 1].max()
+
+
+def test_a_brighter_b_site_is_labelled_b():
+    """KNbO3: niobium outshines potassium."""
+    crystal = material("KNbO3")
+    image, truth = draw(crystal)
+    found = errors(find_columns(image, crystal), truth)
+    assert max(np.abs(e).max() for e in found.values()) < 1.5e-2
+
+
+@pytest.mark.parametrize(("blur", "most"), [(0, 1.25), (1, 1.5)])
+def test_covariance_covers_the_errors(blur, most):
+    """Pull of A and B positions close to 1 for white noise; noise as wide as a column hides in the fit."""
+    image, truth = draw(shape=(260, 260), turn=5.0)
+    noise = np.random.default_rng(1).normal(size=(260, 260))
+    noise = gaussian_filter(noise, blur) if blur else noise
+    noisy = Image(np.asarray(image.data) + 8.0 * noise / noise.std(), (0.3, 0.3))
+    columns = find_columns(noisy, BATIO3)
+    found = errors(columns, truth)
+    covariance = np.asarray(columns.covariance, float)
+    for k, label in enumerate("AB"):
+        mine = columns.accepted & (np.asarray(columns.site) == k)
+        sigma = np.sqrt(covariance[mine][:, [0, 1], [0, 1]]) / 0.3
+        pull = found[label] / sigma
+        assert 0.75 < pull.std() < most, label
+
+
+def test_a_tilted_ground_moves_no_column():
+    image, truth = draw(turn=5.0)
+    ramp = np.linspace(0, 150, 170)[None] + np.linspace(0, 60, 150)[:, None]
+    found = errors(find_columns(Image(np.asarray(image.data) + ramp, (0.3, 0.3)), BATIO3), truth)
+    assert max(np.abs(e).max() for e in found.values()) < 0.02
+
+
+def test_intensity_unit_does_not_matter():
+    image, _ = draw()
+    one = find_columns(image, BATIO3)
+    other = find_columns(Image(np.asarray(image.data) * 1e4 + 3e5, (0.3, 0.3)), BATIO3)
+    np.testing.assert_allclose(np.asarray(other.position_px), np.asarray(one.position_px), atol=2e-3)
+    np.testing.assert_allclose(np.asarray(other.intensity), np.asarray(one.intensity) * 1e4, rtol=5e-3)
+
+
+def test_second_fit_compiles_nothing():
+    image, _ = draw()
+    find_columns(image, BATIO3)
+    before = _sweep._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    find_columns(Image(np.asarray(image.data) * 1.5, (0.3, 0.3)), BATIO3)
+    assert _sweep._cache_size() == before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_gradient_of_the_column_model():
+    p = jnp.array([0.3, -0.2, 1.5, 0.7, 0.05, -0.03, 0.0])
+
+    def model(p):
+        return gaussian_column(p, jnp.array(1.2), jnp.array(0.4))
+
+    step = 1e-2 * np.eye(7)[:6]
+    numeric = [float(model(p + h) - model(p - h)) / 2e-2 for h in step]
+    np.testing.assert_allclose(np.asarray(jax.grad(model)(p))[:6], numeric, rtol=2e-3, atol=2e-4)
+
+
+def test_scan_jitter_goes_into_the_scatter():
+    rng = np.random.default_rng(0)
+    index = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
+    position = 4.0 * index + rng.normal(size=(400, 2)) * (0.03, 0.01)
+    covariance = np.broadcast_to(0.005**2 * np.eye(2), (400, 2, 2))
+    scatter = scan_scatter(position, covariance, index)
+    np.testing.assert_allclose(scatter, [0.03**2 - 0.005**2, 0.01**2 - 0.005**2], rtol=0.25)
+    np.testing.assert_array_equal(scan_scatter(4.0 * index, covariance, index), 0.0)
+    np.testing.assert_array_equal(scan_scatter(position[:9], covariance[:9], index[:9]), 0.0)
+
+
+def test_without_a_crystal_positions_only():
+    image, truth = draw(turn=5.0)
+    columns = find_columns(image)
+    assert columns.calibration is None
+    assert set(columns.label) == {""}
+    both = np.concatenate([truth["A"], truth["B"]])
+    here = np.asarray(columns.position_px)[columns.accepted]
+    nearest = np.sqrt(((here[:, None] - both[None]) ** 2).sum(-1).min(1))
+    assert len(here) > 120
+    assert np.percentile(nearest, 90) < 0.02
+    np.testing.assert_allclose(np.asarray(columns.position), 0.3 * np.asarray(columns.position_px), rtol=1e-5)
+
+
+def test_the_real_image_is_indexed_and_its_distortion_found(bto):
+    site = np.asarray(bto.site)
+    accepted = [(bto.accepted & (site == k)).sum() for k in (0, 1)]
+    assert min(accepted) > 1000
+    assert (~bto.accepted).mean() < 0.08
+    calibration = bto.calibration
+    assert 4.5 < float(calibration.anisotropy) < 5.5
+    assert -3.5 < float(calibration.sampling_error) < -2.0
+    assert float(calibration.rms_pm) < 8
+    assert calibration.summary()["recorded_sampling_yx"] == pytest.approx([0.296599, 0.296599], abs=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.93, 1.07])
+def test_a_wrong_recorded_pixel_size_changes_nothing(factor):
+    image, _ = draw(turn=5.0)
+    columns = find_columns(Image(image.data, image.sampling * factor), BATIO3)
+    assert columns.calibration is not None
+    np.testing.assert_allclose(np.asarray(columns.calibration.affine), 0.3 * np.eye(2), atol=1e-4)
+    np.testing.assert_allclose(float(columns.calibration.sampling_error), 100 * (factor - 1), atol=0.05)
+
+
+@pytest.mark.parametrize("zone", [(1, 1, 0), (2, 1, 0), (1, 1, 1)])
+def test_wrong_zone_axis(zone):
+    image, _ = draw()
+    with pytest.raises(InputError) as error:
+        find_columns(image, BATIO3, zone)
+    assert error.value.field == "zone axis"
+    assert "does not fit" in str(error.value)
+
+
+@pytest.mark.parametrize("zone", [(0, 0, 0), (1, 0), (9, 1, 0)])
+def test_what_is_no_zone_axis(zone):
+    with pytest.raises(InputError) as error:
+        projected_motif(BATIO3, zone)
+    assert error.value.field == "zone axis"
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.78, 1.3, 10.0])
+def test_pixel_size_far_off(factor):
+    image, _ = draw(turn=5.0)
+    with pytest.raises(InputError, match=r"--sampling|pixel size"):
+        find_columns(Image(image.data, image.sampling * factor), BATIO3)
+
+
+def test_dark_columns_are_refused():
+    image, _ = draw()
+    with pytest.raises(InputError, match="bright columns on a dark ground"):
+        find_columns(Image(-np.asarray(image.data), (0.3, 0.3)), BATIO3)
+
+
+def nan_pixel(data):
+    data[3, 4] = np.nan
+    return data
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: np.random.default_rng(0).normal(size=d.shape), "shows no lattice"),
+        (lambda d: d[:45, :45], "too few columns"),
+        (lambda d: d[:30, :30], "too few columns"),
+        (lambda d: d[:8], "too small"),
+        (lambda d: d * 0 + np.sin(np.arange(170)), "shows no lattice"),
+        (nan_pixel, "NaN"),
+        (lambda d: d * 0, "constant"),
+        (lambda d: np.stack([d, d]), "stack"),
+    ],
+)
+def test_images_that_cannot_be_analysed(spoil, message):
+    image, _ = draw()
+    with pytest.raises(InputError, match=message) as error:
+        find_columns(Image(spoil(np.array(image.data)), (0.3, 0.3)), BATIO3)
+    assert error.value.field == "image"
+
+
+def test_a_zone_axis_needs_a_crystal():
+    image, _ = draw()
+    with pytest.raises(InputError, match="without a crystal"):
+        find_columns(image, zone=(0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("zone", "lengths", "labels"),
+    [
+        ((0, 0, 1), (4.0, 4.0), "ABOO"),
+        ((1, 0, 0), (4.0, 4.0), "ABOO"),
+        ((2, 0, 0), (4.0, 4.0), "ABOO"),
+        ((1, 1, 0), (4.0 / 2**0.5, 4.0), "ABO"),
+        ((1, 1, 1), (4.0 * (2 / 3) ** 0.5,) * 2, "AOOO"),
+    ],
+)
+def test_projected_motif(zone, lengths, labels):
+    motif = projected_motif(BATIO3, zone)
+    np.testing.assert_allclose(np.linalg.norm(motif.lattice, axis=1), lengths, rtol=1e-5)
+    assert "".join(motif.label) == labels
+    assert np.linalg.det(motif.lattice) > 0
+    np.testing.assert_allclose(motif.axes @ motif.axes.T, np.eye(2), atol=1e-6)
+    beam = np.array(zone) / np.linalg.norm(zone)
+    np.testing.assert_allclose(np.cross(*motif.axes), beam, atol=1e-6)
+    if "B" in labels:
+        a, b = (motif.offset[motif.label.index(s)] for s in "AB")
+        centroid = motif.shell_weight @ (motif.shell_index @ motif.lattice + a)
+        np.testing.assert_allclose(centroid, b, atol=1e-5)
+
+
+def test_atoms_above_each_other_make_one_column():
+    """Along [110] Sr and an oxygen share a column, titanium stands alone."""
+    motif = projected_motif(material("SrTiO3"), (1, 1, 0))
+    depth = 3.905 * 2**0.5
+    np.testing.assert_allclose(motif.strength[0], (38**1.7 + 8**1.7) / depth, rtol=1e-4)
+    np.testing.assert_allclose(motif.strength[1], 22**1.7 / depth, rtol=1e-4)
