@@ -7,11 +7,15 @@ from .detection import AnnularDetector as AnnularDetector
 from .detection import Scan as Scan
 from .detection import simulate as simulate
 from .errors import InputError as InputError
+from .grid import Grid as Grid
 from .image import Image as Image
 from .io import read as read
+from .io import write_csv as write_csv
 from .io import write_map as write_map
+from .multislice import FastThermal as FastThermal
 from .multislice import FrozenPhonons as FrozenPhonons
 from .multislice import exit_wave as exit_wave
+from .multislice import plan_slices as plan_slices
 from .optics import PlaneWave as PlaneWave
 from .optics import Probe as Probe
 from .polarization import PolarizationMap as PolarizationMap

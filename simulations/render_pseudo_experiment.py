@@ -50,7 +50,7 @@ def tilted(atoms: Atoms, position: np.ndarray, tilt: list[float]) -> Atoms:
 def render(plan: dict, out: str) -> None:
     field = displacement_field(plan)
     atoms = displaced_supercell(material(plan["crystal"]), field, plan["depth"], plan["mode_scale"])
-    phonons = FrozenPhonons(plan["configurations"], seed=plan["seed"])
+    phonons = FrozenPhonons(plan["configurations"], seed=plan["seed"], antithetic=True)
     images = []
     for c in range(plan["configurations"]):
         start = time.time()
@@ -96,7 +96,7 @@ def record_scan(plan: dict, raw: str, out: str) -> None:
     np.savez_compressed(
         out,
         image=np.asarray(counts).astype(np.uint16),
-        sampling=np.array(a["sampling"]) * (1 + a["recorded_error"]),
+        sampling=np.full(2, a["recorded_sampling"]),
         position_px=position_px.astype(np.float32),
         displacement=displacement.astype(np.float32),
     )

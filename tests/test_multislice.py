@@ -157,7 +157,7 @@ def test_second_call_does_not_compile(atoms):
     other = eqx.tree_at(lambda a: a.position, atoms, atoms.position + 0.01)
     simulate(other, PROBE, scan, DETECTORS, tilt=(0.5, 0.0), sampling=COARSE)
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, _seconds, **_more: compiled.append(event))
+    jax.monitoring.register_event_duration_secs_listener(lambda event, duration_secs, **kwargs: compiled.append(event))
     simulate(atoms, PROBE, scan, DETECTORS, tilt=(1.0, 0.0), sampling=COARSE)
     jax.monitoring.clear_event_listeners()
     assert not [name for name in compiled if "backend_compile" in name]

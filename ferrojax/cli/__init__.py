@@ -7,6 +7,7 @@ import typer
 
 from ferrojax.cli.info import info
 from ferrojax.cli.map import map_image
+from ferrojax.cli.simulate import simulate_plan
 from ferrojax.errors import InputError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("map")(map_image)
+app.command("simulate")(simulate_plan)
 app.command("info")(info)
 
 

@@ -8,11 +8,12 @@ from ferrojax.cli.output import prepared_output
 if TYPE_CHECKING:
     import numpy as np
 
+    from ferrojax.dataset import SimulatedSet
     from ferrojax.image import Image
     from ferrojax.polarization import PolarizationMap
-    from ferrojax.training import Trained
+    from ferrojax.training import Schedule, Trained
 
-FRESH = 24
+FRESH = 26
 """Supercells of four cells that the demo simulates itself, beside the shipped set."""
 RESULTS = ("report.html", "map.png", "map.hspy", "map_classical.hspy", "map.csv", "model", "summary.json")
 
@@ -34,26 +35,28 @@ class Stopwatch:
         return perf_counter() - self.start
 
 
-def demo(out: str, seed: int) -> None:
-    """Run the whole line and write its results to `out`."""
+def demo(out: str, seed: int, fresh: int = FRESH, schedule: "Schedule | None" = None) -> None:
+    """Run the whole line and write its results to `out`; fewer fresh supercells and steps make a trial run."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from ferrojax.training import Schedule
+
     console = Console(highlight=False, soft_wrap=True)
-    watch = Stopwatch()
+    watch, schedule = Stopwatch(), schedule or Schedule()
     with prepared_output(out) as folder:
         with Progress(console=console, transient=True) as progress:
             scans, classical = map_classically(progress, watch)
-            simulated = simulate_cells(progress, watch, seed)
-            trained = train_networks(progress, watch, scans, classical, simulated, seed)
+            simulated = simulate_cells(progress, watch, seed, fresh)
+            targets = {n: patches_of(scans[n], classical[n]) for n in ("pseudo", "real")}
+            trained = train_networks(progress, watch, simulated, targets, schedule, seed)
         maps = map_with_networks(scans, classical, trained)
         watch.lap("mapping with the networks")
-        from ferrojax.cli.demo_report import write_demo
+        from ferrojax.cli.demo_report import Outcome, printed, write_demo
 
-        write_demo(folder, scans, maps, trained, simulated, watch, seed)
-        from ferrojax.cli.demo_report import printed
-
-        for line in printed(maps, watch):
+        outcome = Outcome(scans, maps, trained, simulated, schedule, watch, seed)
+        write_demo(folder, outcome)
+        for line in printed(outcome):
             console.print(line, markup=False)
     console.print(f"written to {out}: {', '.join(RESULTS)}", markup=False)
 
@@ -80,16 +83,16 @@ def map_classically(progress: Any, watch: Stopwatch) -> "tuple[dict[str, Image],
     return scans, maps
 
 
-def simulate_cells(progress: Any, watch: Stopwatch, seed: int):
-    """The shipped training set and FRESH supercells more, from the same plan."""
+def simulate_cells(progress: Any, watch: Stopwatch, seed: int, fresh: int) -> "SimulatedSet":
+    """The shipped training set and `fresh` supercells more, from the same plan."""
     from ferrojax.data import data_file
     from ferrojax.dataset import SimulatedSet, generate, read_plan
 
-    task = progress.add_task("multislice simulation of training cells", total=FRESH)
+    task = progress.add_task("multislice simulation of training cells", total=fresh)
     plan = read_plan(data_file("bto_training.yaml"))
-    fresh = generate(plan, range(FRESH), plan.seed + 1 + seed, lambda done: progress.update(task, completed=done))
+    more = generate(plan, range(fresh), plan.seed + 1 + seed, lambda done: progress.update(task, completed=done))
     watch.lap("simulation")
-    return SimulatedSet.load(data_file("bto_training_set.npz")).join(fresh)
+    return SimulatedSet.load(data_file("bto_training_set.npz")).join(more)
 
 
 def patches_of(image: "Image", pmap: "PolarizationMap") -> "np.ndarray":
@@ -102,14 +105,12 @@ def patches_of(image: "Image", pmap: "PolarizationMap") -> "np.ndarray":
 
 
 def train_networks(
-    progress: Any, watch: Stopwatch, scans: dict, classical: dict, simulated: Any, seed: int
+    progress: Any, watch: Stopwatch, simulated: "SimulatedSet", targets: dict, schedule: "Schedule", seed: int
 ) -> "dict[str, Trained]":
     """The simulation-only network and one joint network for each of the two BaTiO3 scans."""
     from ferrojax.crystal import material
-    from ferrojax.training import Schedule, train_jointly
+    from ferrojax.training import train_jointly
 
-    schedule = Schedule()
-    targets = {name: patches_of(scans[name], classical[name]) for name in ("pseudo", "real")}
     names = {"base": schedule.base, "simulation_only": schedule.final} | dict.fromkeys(targets, schedule.final)
     tasks = {n: progress.add_task(f"training: {n.replace('_', ' ')}", total=steps) for n, steps in names.items()}
     cell = float(material("BaTiO3").cell[0, 0])

@@ -1,5 +1,6 @@
 """What `ferrojax demo` writes: maps, the report, the checkpoint and summary.json."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from ferrojax.cli.info import versions
 from ferrojax.crystal import material
 from ferrojax.data import data_file
+from ferrojax.dataset import SimulatedSet
 from ferrojax.inference import Truth, no_signal, score
 from ferrojax.io import write_csv, write_map
 from ferrojax.polarization import displacement_statistics
@@ -22,6 +24,20 @@ from ferrojax.report import (
     write_summary,
 )
 from ferrojax.training import Schedule, save_model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the demo computed: scan -> image, scan -> method -> map, name -> trained network, and the settings."""
+
+    scans: dict
+    maps: dict[str, dict]
+    trained: dict
+    simulated: SimulatedSet
+    schedule: Schedule
+    watch: Any
+    seed: int
+
 
 METHODS = {
     "classical": "column fit",
@@ -109,12 +125,13 @@ def curves(trained: dict[str, Any]) -> list[Curve]:
     ]
 
 
-def settings_facts(simulated: Any, watch: Any, seed: int) -> list[tuple[str, object]]:
+def settings_facts(outcome: Outcome) -> list[tuple[str, object]]:
     """Settings, seeds, times and versions."""
-    s = Schedule()
+    s, simulated, watch = outcome.schedule, outcome.simulated, outcome.watch
+    supercells = len(set(simulated.specimen))
     return [
-        ("seed", seed),
-        ("simulated cells", f"{simulated.displacement[..., 0].size} in {len(set(simulated.specimen))} supercells"),
+        ("seed", outcome.seed),
+        ("simulated cells", f"{supercells * simulated.displacement[0, ..., 0].size} in {supercells} supercells"),
         ("thicknesses", ", ".join(f"{t / 10:.1f}" for t in simulated.thickness) + " nm"),
         ("training steps", f"{s.base} on simulation, then {s.final} (simulation only, or joint)"),
         ("joint loss", f"supervised + {s.consistency} · consistency + {s.alignment} · alignment"),
@@ -139,8 +156,9 @@ NOTES = (
 )
 
 
-def write_demo(folder: Path, scans: dict, maps: dict, trained: dict, simulated: Any, watch: Any, seed: int) -> None:
+def write_demo(folder: Path, outcome: Outcome) -> None:
     """All results of the demo."""
+    scans, maps, trained, watch = outcome.scans, outcome.maps, outcome.trained, outcome.watch
     found, null = errors(maps), null_statistics(maps)
     real = maps["real"]
     joint = real["joint"]
@@ -162,7 +180,7 @@ def write_demo(folder: Path, scans: dict, maps: dict, trained: dict, simulated: 
             *calibration_facts(joint.calibration),
             *[(f"joint network: {k}", v) for k, v in map_facts(joint)],
             *[(f"column fit: {k}", v) for k, v in map_facts(real["classical"])],
-            *settings_facts(simulated, watch, seed),
+            *settings_facts(outcome),
         ],
         notes=NOTES,
     )
@@ -182,14 +200,15 @@ def write_demo(folder: Path, scans: dict, maps: dict, trained: dict, simulated: 
         "spread_scale": {name: t.spread_scale for name, t in trained.items()},
         "seconds": {**watch.seconds, "total": watch.total()},
         "versions": versions(),
-        "seed": seed,
+        "seed": outcome.seed,
         "crystal": {"name": "BaTiO3", "sources": dict(material("BaTiO3").sources)},
     }
     write_summary(folder / "summary.json", summary)
 
 
-def printed(maps: dict[str, dict], watch: Any) -> list[str]:
+def printed(outcome: Outcome) -> list[str]:
     """The result in lines for the terminal."""
+    maps, watch = outcome.maps, outcome.watch
     found, null = errors(maps), null_statistics(maps)
     joint = maps["real"]["joint"]
     lines = [f"{name}: {value}" for name, value in calibration_facts(joint.calibration)]

@@ -20,7 +20,7 @@ AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL
 """Å: pixel centres of a patch along one axis."""
 
 
-def normalised(patches: Float[Array, "n p p"]) -> Float[Array, "n p p"]:
+def normalised(patches: Float[Array | np.ndarray, "n p p"]) -> Float[Array | np.ndarray, "n p p"]:
     """Zero mean and unit standard deviation, patch by patch."""
     centred = patches - patches.mean((-1, -2), keepdims=True)
     return centred / (centred.std((-1, -2), keepdims=True) + 1e-12)
@@ -124,4 +124,4 @@ def simulate_patches(
     clean = jnp.einsum("npl,nql->npq", by_row, jnp.exp(2j * jnp.pi * x[..., None] * kx)).real
     white = jnp.fft.fft2(jax.random.normal(noise_key, clean.shape))
     noise = jnp.fft.ifft2(white * recording.noise).real
-    return normalised(normalised(clean) + noise), label
+    return jnp.asarray(normalised(normalised(clean) + noise)), label

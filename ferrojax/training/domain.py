@@ -17,6 +17,9 @@ ORDER = 3
 COMPONENTS = 16
 """Principal components that hold structure; what is left of the patches is noise."""
 
+JITTER, STRAIN, CENTRE = 0.02, 0.004, 0.03
+"""Largest rms of a line's shift (Å), rms of local strain, rms error of the A centroid (Å) in training."""
+
 
 class Domain(eqx.Module):
     """One kind of recording, as training draws from it.
@@ -42,16 +45,24 @@ def noise_spectrum(patches: Float[np.ndarray, "n p p"]) -> Float[np.ndarray, "p 
 
     Scaled so that white noise of unit variance filtered with it (FFT order) has the measured spectrum.
     """
-    flat = np.asarray(patches, float).reshape(len(patches), -1)
+    measured = _residual_power(np.asarray(patches, float))
+    # The components also take up noise, most where it is strong: see how much, on pure noise of that spectrum.
+    white = np.fft.fft2(np.random.default_rng(0).normal(size=patches.shape))
+    pure = np.fft.ifft2(white * np.sqrt(measured)).real
+    kept = _residual_power(pure) / np.maximum(measured, 1e-12)
+    return np.sqrt(measured / np.clip(kept, 0.3, 1.0))
+
+
+def _residual_power(patches: np.ndarray) -> np.ndarray:
+    """Power spectrum (p, p) of patches without their leading principal components."""
+    flat = patches.reshape(len(patches), -1)
     flat = flat - flat.mean(0)
     kept = min(COMPONENTS, max(1, len(flat) // 8))
-    _, _, basis = np.linalg.svd(flat, full_matrices=False)
-    rest = flat - flat @ basis[:kept].T @ basis[:kept]
-    freedom = (1 - kept / flat.shape[1]) * (1 - kept / len(flat))
+    basis = np.linalg.svd(flat, full_matrices=False)[2][:kept]
+    rest = (flat - flat @ basis.T @ basis).reshape(patches.shape)
     window = np.hanning(PATCH)[:, None] * np.hanning(PATCH)[None]
     window /= np.sqrt((window**2).mean())
-    power = np.abs(np.fft.fft2(rest.reshape(-1, PATCH, PATCH) * window)) ** 2
-    return np.sqrt(power.mean(0) / freedom) / PATCH
+    return (np.abs(np.fft.fft2(rest * window)) ** 2).mean(0) / PATCH**2
 
 
 def white_noise(level: float, correlation: float) -> Float[np.ndarray, "p p"]:
@@ -94,9 +105,9 @@ def prior_domain(pool: SimulatedPool, seed: int, noise_level: tuple[float, float
         noise=jnp.asarray(white_noise(level, 0.15), jnp.float32),
         blur_spread=0.2,
         noise_spread=float(np.log(noise_level[1] / noise_level[0]) / 3.5),
-        jitter=0.04,
-        strain=0.008,
-        centre=0.08,
+        jitter=JITTER,
+        strain=STRAIN,
+        centre=CENTRE,
         name="simulation prior",
     )
 
@@ -119,9 +130,9 @@ def matched_domain(
         noise=jnp.asarray(noise_spectrum(patches), jnp.float32),
         blur_spread=0.1,
         noise_spread=0.15,
-        jitter=0.04,
-        strain=0.008,
-        centre=0.08,
+        jitter=JITTER,
+        strain=STRAIN,
+        centre=CENTRE,
         name=name,
     )
     mean = {k: float(weight @ v) for k, v in zip(("thickness_A", "semiangle_mrad"), pool.parameter.T[:2], strict=True)}

@@ -1,0 +1,59 @@
+"""Scan geometry, blur and counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferrojax.acquisition import ScanGeometry, blurred, expose, record, scan_positions
+
+BOX = (8.0, 8.0)
+
+
+def geometry(**change):
+    values = {"sampling": [0.25, 0.2], "rotation": 0.0, "jitter": 0.0, "drift": [0.0, 0.0], **change}
+    return ScanGeometry((32, 40), *(jnp.asarray(values[k]) for k in ("sampling", "rotation", "jitter", "drift")))
+
+
+@pytest.fixture
+def wave():
+    """cos along x once and along y twice per box: band-limited, so every operation has an exact answer."""
+    y, x = np.meshgrid(np.arange(24) / 24, np.arange(24) / 24, indexing="ij")
+    return jnp.asarray(2 + np.cos(2 * np.pi * x) + np.cos(4 * np.pi * y), jnp.float32)
+
+
+def exact(position):
+    return 2 + np.cos(2 * np.pi * position[..., 0] / 8) + np.cos(4 * np.pi * position[..., 1] / 8)
+
+
+def test_blur_is_a_gaussian_of_that_rms(wave):
+    out = np.asarray(blurred(wave, BOX, jnp.array([0.6, 0.4])))
+    amplitude = np.fft.fft2(out) / out.size
+    assert 2 * amplitude[0, 1].real == pytest.approx(np.exp(-2 * np.pi**2 * (0.6 / 8) ** 2), rel=1e-5)
+    assert 2 * amplitude[2, 0].real == pytest.approx(np.exp(-2 * np.pi**2 * (0.4 * 2 / 8) ** 2), rel=1e-5)
+
+
+def test_record_reads_the_image_where_the_probe_stands(wave):
+    g = geometry(rotation=np.deg2rad(7.0), jitter=0.05, drift=[0.002, -0.001])
+    key = jax.random.key(0)
+    scan = record(key, wave, BOX, g, jnp.zeros(2))
+    np.testing.assert_allclose(scan, exact(np.asarray(scan_positions(key, g))), atol=0.02)
+
+
+def test_rotation_turns_crystal_x_towards_plus_row():
+    """Walking along crystal +x, the row index grows when the rotation is positive."""
+    position = np.asarray(scan_positions(jax.random.key(0), geometry(rotation=np.deg2rad(10.0))))
+    along_x = np.array([np.cos(np.deg2rad(10)), np.sin(np.deg2rad(10))])  # image (x, y) of crystal +x
+    step = position[8, 8] - position[0, 0]
+    pixel = np.array([8 * 0.2, 8 * 0.25])
+    assert step[0] == pytest.approx(pixel @ along_x, abs=1e-5)
+
+
+def test_counts_have_poisson_mean_and_variance(wave):
+    flat = jnp.ones((200, 200))
+    counts = np.asarray(expose(jax.random.key(1), flat, 50.0))
+    assert counts.mean() == pytest.approx(50, abs=5 * np.sqrt(50 / counts.size))
+    assert counts.var() == pytest.approx(50, rel=0.05)
+    assert float(expose(jax.random.key(1), wave, 1e4, 0.5).std()) == pytest.approx(
+        float(0.5 * 1e4 * (wave / wave.mean()).std()), rel=0.02
+    )
