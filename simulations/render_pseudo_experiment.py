@@ -27,14 +27,15 @@ PLAN = Path(__file__).with_name("pseudo_experiment.yaml")
 
 
 def displacement_field(plan: dict) -> np.ndarray:
-    """(ny, nx, 3) Å: a net displacement plus a periodic lattice of vortices, at the B sites."""
+    """(ny, nx, 3) Å, at the B sites: a net displacement, a periodic lattice of vortices and a random part."""
     ny, nx = plan["cells"]
     f = plan["field"]
     y, x = np.meshgrid((np.arange(ny) + 0.5) / ny, (np.arange(nx) + 0.5) / nx, indexing="ij")
     swirl = np.stack(
         [np.sin(2 * np.pi * y) * np.cos(2 * np.pi * x), -np.cos(2 * np.pi * y) * np.sin(2 * np.pi * x)], -1
     )
-    in_plane = np.array(f["mean_pm"]) + f["swirl_pm"] * swirl
+    random = np.random.default_rng(plan["seed"]).normal(size=(ny, nx, 2))
+    in_plane = np.array(f["mean_pm"]) + f["swirl_pm"] * swirl + f["random_pm"] * random
     along_beam = f["beam_pm"] * np.cos(2 * np.pi * x)[..., None]
     return np.concatenate([in_plane, along_beam], -1) / 100
 

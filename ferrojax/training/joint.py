@@ -21,7 +21,7 @@ HELD_OUT = 8
 class Schedule(eqx.Module):
     """Steps and loss weights. base: on simulation; final: more of it, or jointly with an unlabelled image."""
 
-    base: int = eqx.field(static=True, default=1200)
+    base: int = eqx.field(static=True, default=1500)
     final: int = eqx.field(static=True, default=600)
     batch: int = eqx.field(static=True, default=256)
     consistency: float = eqx.field(static=True, default=0.1)

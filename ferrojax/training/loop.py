@@ -1,6 +1,7 @@
 """The training loop: supervised on simulated patches, and on real patches without labels."""
 
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -17,6 +18,10 @@ from ferrojax.training.losses import even_alignment, gaussian_nll, half_turn
 
 UNIT = 0.1
 """Å per label unit: networks predict in units of 10 pm."""
+CHUNK = 25
+"""Steps over which curves are averaged."""
+REAL = 1024
+"""Real patches that training draws from, resampled to this number so that no image needs its own compilation."""
 
 
 class Settings(eqx.Module):
@@ -28,6 +33,7 @@ class Settings(eqx.Module):
     steps: int = eqx.field(static=True)
     batch: int = eqx.field(static=True, default=256)
     rate: float = eqx.field(static=True, default=2e-3)
+    decay: float = eqx.field(static=True, default=1e-4)
     consistency: float = eqx.field(static=True, default=0.0)
     alignment: float = eqx.field(static=True, default=0.0)
     seed: int = eqx.field(static=True, default=0)
@@ -58,52 +64,64 @@ def train(
     real: Float[np.ndarray, "n p p"] | None = None,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> dict[str, tuple[list[int], list[float]]]:
-    """Train in place; returns curves name -> (steps, values), averaged over about 25 steps.
+    """Train in place; returns curves name -> (steps, values), averaged over CHUNK steps.
 
     real: unlabelled patches, needed where consistency or alignment has weight.
     """
     joint = settings.consistency > 0 or settings.alignment > 0
     if joint and real is None:
         raise ValueError("a joint loss needs real patches")
-    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.rate, min(100, settings.steps // 5), settings.steps)
-    optimiser = nnx.Optimizer(model, optax.adamw(schedule, weight_decay=1e-4), wrt=nnx.Param)
-    unlabelled = jnp.zeros((1, PATCH, PATCH)) if real is None else jnp.asarray(real)
+    rng = np.random.default_rng(settings.seed)
+    unlabelled = (
+        jnp.zeros((REAL, PATCH, PATCH)) if real is None else jnp.asarray(real[rng.integers(0, len(real), REAL)])
+    )
+    graph, parameters = nnx.split(model)
+    state = (parameters, _optimiser(settings).init(parameters))
     key = jax.random.key(settings.seed)
-    step = nnx.jit(_step, static_argnames=("settings",))
     curves: dict[str, tuple[list[int], list[float]]] = {}
     window: list[dict[str, Array]] = []
-    every = max(1, settings.steps // 40)
     for i in range(settings.steps):
-        window.append(step(model, optimiser, jax.random.fold_in(key, i), pool, domain, unlabelled, settings=settings))
-        if (i + 1) % every == 0:
-            for name in window[0]:
-                steps, values = curves.setdefault(name, ([], []))
+        state, terms = _step(graph, settings, state, jax.random.fold_in(key, i), pool, domain, unlabelled)
+        window.append(terms)
+        if (i + 1) % CHUNK == 0:
+            for name in terms:
+                steps, means = curves.setdefault(name, ([], []))
                 steps.append(i + 1)
-                values.append(float(np.mean([w[name] for w in window])))
+                means.append(float(np.mean([w[name] for w in window])))
             window = []
             on_step(i + 1)
+    nnx.update(model, state[0])
     return curves
 
 
-def _step(model, optimiser, key, pool, domain, unlabelled, *, settings: Settings):
+def _optimiser(settings: Settings) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.rate, min(100, settings.steps // 5), settings.steps)
+    return optax.adamw(schedule, weight_decay=settings.decay)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(graph, settings: Settings, state, key, pool: SimulatedPool, domain: Domain, unlabelled):
+    """One step: (parameters, optimiser state) and the loss terms. XLA's CPU convolutions crawl inside a scan."""
+    parameters, moments = state
     draw_key, pick_key, shift_key = jax.random.split(key, 3)
     patches, label = draw(draw_key, pool, domain, settings.batch)
 
-    def loss(model):
+    def loss(parameters):
+        model = nnx.merge(graph, parameters)
         mean, factor = model(patches)
         nll = gaussian_nll(mean, factor, label).mean()
         terms = {"supervised": nll, "rmse_pm": 100 * UNIT * jnp.sqrt(((mean - label) ** 2).mean())}
         total = nll
         if settings.consistency > 0 or settings.alignment > 0:
-            pick = jax.random.randint(pick_key, (settings.batch // 2,), 0, len(unlabelled))
+            pick = jax.random.randint(pick_key, (settings.batch // 4,), 0, len(unlabelled))
             consistency, alignment = _real_terms(model, patches, unlabelled[pick], shift_key)
             terms |= {"consistency": consistency, "alignment": alignment}
             total += settings.consistency * consistency + settings.alignment * alignment
         return total, terms
 
-    grads, terms = nnx.grad(loss, has_aux=True)(model)
-    optimiser.update(model, grads)
-    return terms
+    gradient, terms = jax.grad(loss, has_aux=True)(parameters)
+    updates, moments = _optimiser(settings).update(gradient, moments, parameters)
+    return (optax.apply_updates(parameters, updates), moments), terms
 
 
 def _real_terms(model, simulated, real, key):
