@@ -46,6 +46,18 @@ METHODS = {
 }
 
 
+FOUND = {
+    "thickness_A": "thickness / Å",
+    "semiangle_mrad": "semi-angle / mrad",
+    "tilt_mrad": "size of the tilt / mrad",
+    "source_rms_x_A": "rms width of source and filter along the crystal's x / Å",
+    "source_rms_y_A": "the same along y / Å",
+    "noise_rms": "noise of a patch, relative to its standard deviation",
+    "typical_mismatch": "mismatch of the mean cell, weighted mean",
+    "best_mismatch": "mismatch of the mean cell, best simulation",
+}
+
+
 def errors(maps: dict[str, dict]) -> dict[str, dict]:
     """Method -> score on the pseudo-experiment, pm, and the map that says zero everywhere."""
     truth = Truth.load(data_file("pseudo_experiment.npz"))
@@ -94,14 +106,14 @@ def null_table(null: dict[str, Any]) -> Table:
         "Non-polar control: SrTiO3 [110]",
         ("axis", "mean / pm", "spread / pm"),
         rows,
-        f"{null['cells']} cells of a real ADF image; the true displacement is zero. Column fit, nothing subtracted.",
+        f"{null['cells']} cells of a real ADF image; the true displacement is zero. Column fit, nothing subtracted. "
+        "± is spread/√cells: neighbouring cells share columns, so the error of the mean is larger than that.",
     )
 
 
 def domain_table(trained: dict[str, Any]) -> Table:
     """What was found about the unlabelled scans."""
-    names = list(trained["real"].found)
-    rows = [[n, *(f"{trained[t].found[n]:.3g}" for t in ("real", "pseudo"))] for n in names]
+    rows = [[title, *(f"{trained[t].found[n]:.3g}" for t in ("real", "pseudo"))] for n, title in FOUND.items()]
     return Table(
         "What the unlabelled scans say about their recording",
         ("weighted mean over the simulations that match", "real BaTiO3", "pseudo-experiment"),
@@ -152,7 +164,12 @@ NOTES = (
     "Microscope settings of the real image are not recorded: 200 kV and a detector from 60 mrad are assumed.",
     "A displacement common to all cells can be polarization, mis-tilt or an odd aberration. One HAADF image without "
     "a non-polar reference region cannot tell them apart; nothing is subtracted.",
-    "The oxygen part of the soft mode is uncertain (its ratio to Ti is varied by a factor 0.5 to 1.5 in training).",
+    "The oxygen part of the soft mode is uncertain: training varies its ratio to Ti by a factor 0.7 to 1.3.",
+    "A network answers with the mean of what fits the patch, so it shrinks what it cannot see: its slope is below 1, "
+    "and its map is smoother than the truth. Its error bar includes that.",
+    "Best mismatch is how far the closest simulation stays from the scan's mean cell. Where it exceeds a few percent "
+    "the simulations do not yet span the recording (here: the Wiener filter and unknown optics of the real image), "
+    "and the error measured on the pseudo-experiment is a lower bound for the real one.",
 )
 
 
