@@ -42,6 +42,11 @@ def _move_in(scratch: Path, target: Path) -> None:
         destination = target / file.relative_to(scratch)
         if destination.is_dir():
             raise _unusable(destination, "is a folder where a result file belongs")
+        for parent in destination.parents:
+            if parent == target:
+                break
+            if parent.exists() and not parent.is_dir():
+                raise _unusable(parent, "is a file where a result folder belongs")
     with _as_input_error(target):
         for file in files:
             destination = target / file.relative_to(scratch)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from ferrojax.crystal import Atoms, displaced_supercell, material
 from ferrojax.dataset.plan import TrainingPlan
 from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
+from ferrojax.errors import InputError
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.optics import Probe
 
@@ -101,6 +102,8 @@ def generate(
     What supercell i holds depends on the plan, the seed and i alone, so a set can be made in parts.
     """
     crystal = material(plan.crystal)
+    if crystal.soft_mode is None:
+        raise InputError("crystal", plan.crystal, "has no soft mode to displace along", "use a polar crystal")
     cell = np.diag(np.asarray(crystal.cell, float))
     depth = int(np.ceil(max(plan.thicknesses) / cell[2] - 1e-6))
     size = plan.cells * plan.probes_per_cell

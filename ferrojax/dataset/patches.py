@@ -42,7 +42,7 @@ def extract_patches(
 class SimulatedPool(eqx.Module):
     """Every simulated supercell at every thickness in all eight orientations of the square lattice.
 
-    spectrum: (n, rows, cols) Fourier coefficients of the periodic image, A column at the origin, mean 1.
+    spectrum: (n, rows, cols) Fourier coefficients of the periodic image, mean 1, A column as seen at the origin.
     displacement: (n, cells, cells, 2) Å, projected, of cell (row, col). source: (n,) supercell each came from.
     parameter: (n, 4): thickness Å, semi-angle mrad, tilt x, tilt y mrad in that orientation. box: Å.
     """
@@ -76,7 +76,7 @@ def build_pool(simulated: SimulatedSet) -> SimulatedPool:
     thickness = np.tile(np.tile(simulated.thickness, n), 8)
     semiangle = np.tile(np.repeat(simulated.parameter[:, PARAMETERS.index("semiangle")], t), 8)
     parameter = np.column_stack([thickness, semiangle, np.concatenate(tilts)]).astype(np.float32)
-    spectrum = np.fft.fft2(np.concatenate(images)) / image[0].size
+    spectrum = _centred_on_a(np.fft.fft2(np.concatenate(images)) / image[0].size, simulated.box, label.shape[1])
     return SimulatedPool(
         jnp.asarray(spectrum.astype(np.complex64)),
         jnp.asarray(np.concatenate(labels).astype(np.float32)),
@@ -84,6 +84,33 @@ def build_pool(simulated: SimulatedSet) -> SimulatedPool:
         parameter,
         simulated.box,
     )
+
+
+SEEN_BLUR = 0.5
+"""Å: rms source under which the A column's position is read; its peak moves little with it."""
+
+
+def _centred_on_a(
+    spectrum: Complex[np.ndarray, "n rows cols"], box: float, cells: int
+) -> Complex[np.ndarray, "n rows cols"]:
+    """Shift every image so that its A columns, as seen, lie at the origin: tilt and coma move all columns along.
+
+    Patches of a real image are centred on fitted A columns, so those of a simulation must be too.
+    """
+    ky, kx = (np.fft.fftfreq(n, box / n) for n in spectrum.shape[1:])
+    ky, kx = np.meshgrid(ky, kx, indexing="ij")
+    of_mean_cell = (np.round(ky * box) % cells == 0) & (np.round(kx * box) % cells == 0)
+    k = np.stack([kx[of_mean_cell], ky[of_mean_cell]], -1)
+    coefficient = spectrum[:, of_mean_cell] * np.exp(-2 * np.pi**2 * SEEN_BLUR**2 * (k**2).sum(-1))
+    peak = np.zeros((len(spectrum), 2))
+    for _ in range(8):  # Newton's method on the gradient of the mean cell
+        wave = coefficient * np.exp(2j * np.pi * peak @ k.T)
+        gradient = (2j * np.pi * wave @ k).real
+        curvature = -4 * np.pi**2 * np.einsum("nk,ki,kj->nij", wave, k, k).real
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        peak -= np.clip(step, -0.2, 0.2)
+    ramp = np.exp(2j * np.pi * (peak[:, 0, None, None] * kx + peak[:, 1, None, None] * ky))
+    return spectrum * ramp
 
 
 class Recording(eqx.Module):

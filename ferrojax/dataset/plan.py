@@ -4,12 +4,35 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ferrojax.errors import InputError
 
-Range = tuple[float, float]
-Positive = Annotated[float, Field(gt=0)]
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] <= limits[1]:
+        raise ValueError("needs the lower limit first")
+    return limits
+
+
+def _positive(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] > 0:
+        raise ValueError("must be positive")
+    return limits
+
+
+def _picometres(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] <= limits[1] <= 100:
+        raise ValueError("must lie between 0 and 100 pm")
+    return limits
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[Finite, Field(gt=0)]
+Range = Annotated[tuple[Finite, Finite], AfterValidator(_rising)]
+"""Lower and upper limit, finite."""
+Ring = Annotated[tuple[Annotated[Finite, Field(ge=0)], float], AfterValidator(_rising)]
+"""Inner and outer angle, mrad; the outer may be infinite."""
 
 
 class TrainingPlan(BaseModel):
@@ -22,17 +45,17 @@ class TrainingPlan(BaseModel):
 
     crystal: str
     cells: int = Field(default=2, ge=1)
-    thicknesses: tuple[Positive, ...]
-    energy: Positive = 200e3
-    detector: Range
-    semiangle: Range
+    thicknesses: tuple[Annotated[Positive, Field(le=5000)], ...] = Field(min_length=1)
+    energy: float = Field(default=200e3, ge=1e4, le=2e6)
+    detector: Ring
+    semiangle: Annotated[Range, AfterValidator(_positive)]
     defocus: Range
     astigmatism: Range
     coma: Range
     optics: int = Field(default=4, ge=1)
-    tilt_max: float = Field(ge=0)
-    mean_displacement_pm: Range
-    spread_pm: float = Field(ge=0)
+    tilt_max: float = Field(ge=0, le=50)
+    mean_displacement_pm: Annotated[Range, AfterValidator(_picometres)]
+    spread_pm: float = Field(ge=0, le=100)
     mode_scale: Range
     thermal_scale: Range
     configurations: int = Field(default=2, ge=2, multiple_of=2)
@@ -47,14 +70,16 @@ def read_plan(path: str | Path) -> TrainingPlan:
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError("plan", str(path), "cannot be read", str(error).splitlines()[0]) from error
+        problem = f"cannot be read: {str(error).splitlines()[0]}"
+        raise InputError(
+            "plan", str(path), problem, "give a YAML file such as simulations/bto_training.yaml"
+        ) from error
     if not isinstance(record, dict):
         raise InputError("plan", str(path), "holds no mapping", "write 'field: value' lines")
     try:
-        return TrainingPlan(**record)
+        return TrainingPlan.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"plan field {field}", first.get("input"), first["msg"], f"correct it in {path.name}"
-        ) from error
+        value = "nothing" if first["type"] == "missing" else first.get("input")
+        raise InputError(f"plan field {field}", value, first["msg"], f"correct it in {path.name}") from error

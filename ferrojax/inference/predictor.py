@@ -10,8 +10,7 @@ from ferrojax.dataset.patches import extract_patches
 from ferrojax.image import Image
 from ferrojax.models import DisplacementNet
 from ferrojax.polarization import CellFrames
-from ferrojax.training import UNIT
-from ferrojax.training.losses import half_turn
+from ferrojax.training import UNIT, half_turn_average
 
 
 class NetworkPredictor:
@@ -26,13 +25,9 @@ class NetworkPredictor:
     def predict_patches(self, patches: Float[np.ndarray, "n p p"]) -> tuple[Array, Array]:
         """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the crystal's axes."""
         graph, state = nnx.split(self.model)
-        forward = jax.jit(lambda state, p: nnx.merge(graph, state)(p))
-        x = jnp.asarray(patches)
-        (mean, factor), (turned, turned_factor) = forward(state, x), forward(state, half_turn(x))
-        odd, disagreement = (mean - turned) / 2, (mean + turned) / 2
-        covariance = (factor @ factor.mT + turned_factor @ turned_factor.mT) / 2
-        covariance = self.spread_scale**2 * covariance + disagreement[:, :, None] * disagreement[:, None, :]
-        return UNIT * odd, UNIT**2 * covariance
+        forward = jax.jit(lambda state, p: half_turn_average(nnx.merge(graph, state), p))
+        mean, covariance = forward(state, jnp.asarray(patches))
+        return UNIT * mean, (UNIT * self.spread_scale) ** 2 * covariance
 
     def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]:
         """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the image's calibrated frame."""

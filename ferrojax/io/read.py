@@ -51,7 +51,8 @@ def read(path: str | Path, sampling: float | Sequence[float] | np.ndarray | None
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("image file", str(path), "does not exist", "check the path")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError("image file", str(path), problem, "give the path of an image file")
     given = None if sampling is None else checked_sampling(sampling)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a reader's remarks about tags that play no part here
@@ -82,7 +83,12 @@ def checked_sampling(sampling: float | Sequence[float] | np.ndarray) -> np.ndarr
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, list]:
-    with np.load(path, allow_pickle=False) as archive:
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise InputError(
+            "image file", path.name, "is a single array, no .npz archive", "save it with np.savez(image=...)"
+        )
+    with loaded as archive:
         if "image" not in archive:
             held = ", ".join(archive.files)[:80] or "nothing"
             raise InputError(
@@ -90,7 +96,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, list]:
             )
         data = archive["image"]
         if "sampling" in archive:
-            return data, [(float(v), "Å") for v in np.broadcast_to(archive["sampling"], (2,))]
+            return data, [(float(v), "Å") for v in checked_sampling(archive["sampling"])]
         for key in ("pixel_size_nm", "pixel_size_nm_recorded"):
             if key in archive:
                 return data, [(float(v), "nm") for v in np.broadcast_to(archive[key], (2,))]
@@ -140,13 +146,15 @@ def _checked_data(data: np.ndarray, name: str) -> np.ndarray:
         raise InputError("image", f"{name}: shape {data.shape}", kind, _ONE_IMAGE)
     if min(data.shape) < 2:
         raise InputError("image", f"{name}: shape {data.shape}", "is a line, not an image", _ONE_IMAGE)
-    data = data.astype(np.float32)
+    data = data.astype(float)
     bad = int((~np.isfinite(data)).sum())
     if bad:
         raise InputError("image", f"{name}: {bad} pixels", "has NaN or infinite pixels", "crop or repair the image")
     if data.max() == data.min():
         raise InputError("image", f"{name}: all pixels {data.flat[0]:g}", "is constant", "give an image with columns")
-    return data
+    if np.abs(data).max() > 1e30 or np.ptp(data) < 1e-6 * np.abs(data).max():
+        data = (data - data.min()) / np.ptp(data)  # single precision would lose the contrast
+    return data.astype(np.float32)
 
 
 def _calibration(found: list, name: str) -> np.ndarray:

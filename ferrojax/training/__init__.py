@@ -11,5 +11,6 @@ from ferrojax.training.joint import train_jointly as train_jointly
 from ferrojax.training.loop import UNIT as UNIT
 from ferrojax.training.loop import Settings as Settings
 from ferrojax.training.loop import draw as draw
+from ferrojax.training.loop import half_turn_average as half_turn_average
 from ferrojax.training.loop import spread_scale as spread_scale
 from ferrojax.training.loop import train as train

@@ -145,12 +145,24 @@ def _shifted(patches: Float[Array, "n p p"], shift: Float[Array, "n 2"]) -> Floa
     return patches - sx * dx - sy * dy
 
 
+def half_turn_average(model: DisplacementNet, patches: Float[Array, "n p p"]) -> tuple[Array, Array]:
+    """Mean (n, 2) and covariance (n, 2, 2), in label units, averaged over the patch and its half turn.
+
+    What the two answers disagree by is added to the covariance.
+    """
+    (mean, factor), (turned, turned_factor) = model(patches), model(half_turn(patches))
+    disagreement = (mean + turned) / 2
+    covariance = (factor @ factor.mT + turned_factor @ turned_factor.mT) / 2
+    return (mean - turned) / 2, covariance + disagreement[:, :, None] * disagreement[:, None, :]
+
+
 def spread_scale(model: DisplacementNet, pool: SimulatedPool, domain: Domain, seed: int, n: int = 2048) -> float:
-    """Factor for the predicted standard deviations that makes the mean squared Mahalanobis distance 2.
+    """Factor for the standard deviations of `half_turn_average` that makes the mean squared Mahalanobis distance 2.
 
     Measured on supercells that training did not see.
     """
     patches, label = draw(jax.random.key(seed), pool, domain, n)
-    mean, factor = model(patches)
-    z = jax.scipy.linalg.solve_triangular(factor, (label - mean)[..., None], lower=True)[..., 0]
-    return float(jnp.sqrt((z**2).sum(1).mean() / 2))
+    mean, covariance = half_turn_average(model, patches)
+    error = label - mean
+    distance = (error * jnp.linalg.solve(covariance, error[..., None])[..., 0]).sum(1)
+    return float(jnp.sqrt(distance.mean() / 2))
