@@ -115,6 +115,17 @@ def test_pool_orientations_are_the_simulated_physics(pool):
     np.testing.assert_allclose(slope, 1, atol=0.15)
 
 
+def test_pool_images_are_centred_on_their_a_columns_as_seen():
+    """Shifting every column by the same amount, as tilt does, must change no patch."""
+    still = phantom(4)
+    moved = SimulatedSet(
+        np.roll(still.image, (1, -1), (2, 3)),  # 0.33 Å each way
+        *(getattr(still, n) for n in ("displacement", "thickness", "parameter", "specimen", "box")),
+    )
+    a, b = (np.asarray(build_pool(s).spectrum) for s in (still, moved))
+    np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max())
+
+
 def test_patches_of_an_image_are_those_of_the_simulation(pool):
     """The same cell through an Image on a rotated, anisotropic pixel grid and straight from the pool."""
     patches, _ = simulate_patches(jax.random.key(1), pool, jnp.array([0]), clean_recording(1, 0.2))

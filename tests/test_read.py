@@ -143,11 +143,15 @@ def test_rubbish_is_one_error(tmp_path, suffix, content):
 def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read(tmp_path / "absent.dm4")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "notes.docx").write_text("x")
     with pytest.raises(InputError, match=r"extension '\.docx'"):
         read(tmp_path / "notes.docx")
+    np.save(tmp_path / "array.npy", PICTURE)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(InputError, match=r"no \.npz archive"):
+        read(tmp_path / "array.npz")
     np.savez(tmp_path / "other.npz", picture=PICTURE)
     with pytest.raises(InputError, match="no array named 'image', it holds picture"):
         read(tmp_path / "other.npz")
@@ -184,3 +188,11 @@ def test_vendor_files_that_are_read(reference_data):
     np.testing.assert_allclose(np.asarray(image.sampling), 52.61214, rtol=1e-5)
     image = read(reference_data / "pto_sro_haadf" / "Cropped_PTO-SRO_Aligned.hspy")
     np.testing.assert_allclose(np.asarray(image.sampling), 0.14996803, rtol=1e-5)
+
+
+def test_contrast_on_a_large_offset_and_huge_values_survive(tmp_path):
+    """Single precision alone would call the first constant and the second infinite."""
+    for name, values in (("offset", 1e9 + PICTURE.astype(float) / np.ptp(PICTURE)), ("huge", 1e40 * (1.0 + PICTURE))):
+        np.savez(tmp_path / f"{name}.npz", image=values, sampling=0.2)
+        data = np.asarray(read(tmp_path / f"{name}.npz").data, float)
+        assert np.corrcoef(data.ravel(), PICTURE.ravel())[0, 1] > 0.999

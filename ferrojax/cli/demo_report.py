@@ -92,7 +92,8 @@ def error_table(found: dict[str, dict]) -> Table:
         "A BaTiO3 field rendered by abTEM (PRISM, its own frozen phonons) with hidden semi-angle, thickness, tilt, "
         "detector, source size, dose and scan distortion. RMSE per component over all cells; bias: length of the "
         "mean error; scatter: RMSE without it; slope of measured on true displacement (1 is right). No method saw "
-        "the truth.",
+        f"the truth. The {found['joint']['n']} cells repeat a field of 4 × 4: the figures rest on 16 displacements and "
+        "one tilt.",
     )
 
 

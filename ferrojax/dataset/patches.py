@@ -103,12 +103,12 @@ def _centred_on_a(
     k = np.stack([kx[of_mean_cell], ky[of_mean_cell]], -1)
     coefficient = spectrum[:, of_mean_cell] * np.exp(-2 * np.pi**2 * SEEN_BLUR**2 * (k**2).sum(-1))
     peak = np.zeros((len(spectrum), 2))
-    for _ in range(8):  # Newton's method on the gradient of the mean cell
+    for _ in range(12):  # Newton's method on the gradient of the mean cell, in steps that stay inside the peak
         wave = coefficient * np.exp(2j * np.pi * peak @ k.T)
         gradient = (2j * np.pi * wave @ k).real
         curvature = -4 * np.pi**2 * np.einsum("nk,ki,kj->nij", wave, k, k).real
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
-        peak -= np.clip(step, -0.2, 0.2)
+        peak -= np.clip(step, -0.1, 0.1)
     ramp = np.exp(2j * np.pi * (peak[:, 0, None, None] * kx + peak[:, 1, None, None] * ky))
     return spectrum * ramp
 
