@@ -170,7 +170,7 @@ NOTES = (
     "and its map is smoother than the truth. Its error bar includes that.",
     "Best mismatch is how far the closest simulation stays from the scan's mean cell. Where it exceeds a few percent "
     "the simulations do not yet span the recording (here: the Wiener filter and unknown optics of the real image), "
-    "and the error measured on the pseudo-experiment is a lower bound for the real one.",
+    "and the error on the real image, which nothing here measures, is probably larger than on the pseudo-experiment.",
 )
 
 

@@ -181,6 +181,7 @@ def _fit_blur(target: np.ndarray, source: np.ndarray, cell: float) -> tuple[np.n
 def _weights(mismatch: np.ndarray, effective: float) -> np.ndarray:
     """exp(−(m/τ)²/2), normalised, with τ by bisection so that 1/Σw² is `effective` of the entries."""
     low, high = 1e-6, 10.0
+    w = np.full(len(mismatch), 1 / len(mismatch))
     relative = mismatch**2 - mismatch.min() ** 2
     for _ in range(60):
         tau = np.sqrt(low * high)
@@ -190,4 +191,4 @@ def _weights(mismatch: np.ndarray, effective: float) -> np.ndarray:
             low = tau
         else:
             high = tau
-    return w  # pyright: ignore[reportPossiblyUnbound]
+    return w
