@@ -4,10 +4,16 @@ from .crystal import Atoms as Atoms
 from .crystal import Crystal as Crystal
 from .crystal import material as material
 from .detection import AnnularDetector as AnnularDetector
+from .detection import CentreOfMass as CentreOfMass
+from .detection import PixelatedDetector as PixelatedDetector
 from .detection import Scan as Scan
+from .detection import SegmentedDetector as SegmentedDetector
+from .detection import differential_phase_contrast as differential_phase_contrast
+from .detection import integrated_centre_of_mass as integrated_centre_of_mass
 from .detection import simulate as simulate
 from .errors import InputError as InputError
 from .grid import Grid as Grid
+from .image import DiffractionScan as DiffractionScan
 from .image import Image as Image
 from .io import read as read
 from .io import write_csv as write_csv

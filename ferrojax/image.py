@@ -23,16 +23,63 @@ class Image(eqx.Module):
     name: str = eqx.field(static=True)
 
     def __init__(self, data, sampling, standard_error=None, name: str = "image"):
-        self.data = jnp.asarray(data)
-        if not jnp.issubdtype(self.data.dtype, jnp.floating):
-            self.data = self.data.astype(jnp.float32)
+        self.data = _real(data)
         if self.data.ndim < 2:
             raise InputError("image", self.data.shape, "needs two axes (rows, cols)", "pass a 2-D array")
-        step = np.asarray(sampling, dtype=float) if not isinstance(sampling, Array) else sampling
-        if step.shape != (2,):
-            raise InputError("sampling", sampling, "needs two values (y, x) in Å per pixel", "e.g. (0.2, 0.2)")
-        if isinstance(step, np.ndarray) and not (np.isfinite(step).all() and (step > 0).all()):
-            raise InputError("sampling", sampling, "must be positive, in Å per pixel", "e.g. (0.2, 0.2)")
-        self.sampling = jnp.asarray(step, dtype=self.data.dtype)
+        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype)
         self.standard_error = None if standard_error is None else jnp.asarray(standard_error)
         self.name = name
+
+
+class DiffractionScan(eqx.Module):
+    """Diffraction patterns of every scan position (4D-STEM), or a stack of such scans.
+
+    data: (..., rows, cols, ky, kx), the zero beam in the centre of the (ky, kx) array, between pixels where a count
+    is even; any intensity unit per pixel.
+    sampling: (2,) Å per scan step as (y, x). angular_sampling: (2,) mrad per pixel as (y, x).
+    standard_error: like data, where it is known, else None.
+    name: where it comes from, for messages and reports.
+    """
+
+    data: Float[Array, "*stack rows cols ky kx"]
+    sampling: Float[Array, "2"]
+    angular_sampling: Float[Array, "2"]
+    standard_error: Float[Array, "*stack rows cols ky kx"] | None
+    name: str = eqx.field(static=True)
+
+    def __init__(self, data, sampling, angular_sampling, standard_error=None, name: str = "scan"):
+        self.data = _real(data)
+        if self.data.ndim < 4:
+            problem = "needs four axes (rows, cols, ky, kx)"
+            raise InputError("diffraction scan", self.data.shape, problem, "pass a 4-D array")
+        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype)
+        self.angular_sampling = _steps("angular_sampling", angular_sampling, "mrad", self.data.dtype)
+        self.standard_error = None if standard_error is None else jnp.asarray(standard_error)
+        self.name = name
+
+    @property
+    def angle(self) -> tuple[Float[Array, " ky"], Float[Array, " kx"]]:
+        """mrad of the pixels' centres along y and x."""
+        ky, kx = ((np.arange(n) - (n - 1) / 2) for n in self.data.shape[-2:])
+        return self.angular_sampling[0] * ky, self.angular_sampling[1] * kx
+
+    def centre_of_mass(self) -> Image:
+        """Deflection in mrad, (*stack, 2, rows, cols), x first: first moments of the whole array over its sum."""
+        y, x = self.angle
+        total = self.data.sum((-2, -1))
+        moments = [self.data.sum(-2) @ x, self.data.sum(-1) @ y]
+        return Image(jnp.stack(moments, -3) / total[..., None, :, :], self.sampling, None, self.name)
+
+
+def _real(data) -> Array:
+    data = jnp.asarray(data)
+    return data if jnp.issubdtype(data.dtype, jnp.floating) else data.astype(jnp.float32)
+
+
+def _steps(field: str, value, unit: str, dtype) -> Array:
+    step = np.asarray(value, dtype=float) if not isinstance(value, Array) else value
+    if step.shape != (2,):
+        raise InputError(field, value, f"needs two values (y, x) in {unit} per pixel", "e.g. (0.2, 0.2)")
+    if isinstance(step, np.ndarray) and not (np.isfinite(step).all() and (step > 0).all()):
+        raise InputError(field, value, f"must be positive, in {unit} per pixel", "e.g. (0.2, 0.2)")
+    return jnp.asarray(step, dtype=dtype)

@@ -1,36 +1,272 @@
-"""Detectors: weights on the diffraction plane."""
+"""Detectors: what is recorded of every diffraction pattern."""
+
+import abc
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.detection.response import Rebinning, Response, WeightedSum
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
+from ferrojax.image import DiffractionScan, Image
 
 
-class AnnularDetector(eqx.Module):
-    """A ring from `inner` to `outer` (mrad; inf: all that is scattered further). edge: width of soft edges, mrad."""
+class Detector(eqx.Module):
+    """What every detector offers. inner, outer: the angles (mrad) between which it needs the pattern to be right."""
+
+    inner: eqx.AbstractVar[float]
+    outer: eqx.AbstractVar[float]
+
+    @property
+    @abc.abstractmethod
+    def takes_lost(self) -> bool:
+        """Whether intensity that is only known to lie beyond the grid's angles may be credited to it."""
+
+    @abc.abstractmethod
+    def response(self, grid: Grid, wavelength: float) -> Response:
+        """The linear map on diffraction patterns of a grid; wavelength in Å."""
+
+    @abc.abstractmethod
+    def result(self, signal, error, sampling, name: str) -> Image | DiffractionScan:
+        """What the user gets from averaged signals.
+
+        signal: (*stack, rows, cols, *channels); error: its standard error or None; sampling: scan step Å (y, x).
+        """
+
+
+class AnnularDetector(Detector):
+    """A ring from `inner` to `outer` (mrad; inf: all that is scattered further); inner = 0 is bright field.
+
+    edge: width in mrad of linear ramps centred on both angles (none at the zero beam); 0 is hard.
+    """
 
     inner: float = eqx.field(static=True, converter=float)
     outer: float = eqx.field(static=True, converter=float)
     edge: float = eqx.field(static=True, converter=float, default=0.0)
 
     def __check_init__(self):
-        if not 0 <= self.inner < self.outer:
-            raise InputError(
-                "detector",
-                f"{self.inner}–{self.outer} mrad",
-                "needs 0 ≤ inner < outer",
-                "swap or correct the angles",
-            )
+        _check_ring(self.inner, self.outer, self.edge)
+
+    @property
+    def takes_lost(self) -> bool:
+        return True
 
     def weights(self, grid: Grid, wavelength: float) -> Float[Array, "rows cols"]:
         """Weight of every diffraction pixel, FFT order."""
-        angle = grid.k * wavelength * 1e3
-        if self.edge == 0:
-            ring = ((angle >= self.inner) & (angle < self.outer)).astype(float)
-        else:
-            rise = np.clip((angle - self.inner) / self.edge + 0.5, 0, 1) if self.inner > 0 else 1.0
-            ring = rise * np.clip((self.outer - angle) / self.edge + 0.5, 0, 1)
-        return jnp.asarray(ring, jnp.result_type(float))
+        return _real(_ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge))
+
+    def response(self, grid: Grid, wavelength: float) -> WeightedSum:
+        """One channel; what lies beyond the grid is left to the caller."""
+        return WeightedSum(self.weights(grid, wavelength))
+
+    def result(self, signal, error, sampling, name: str) -> Image:
+        """Image of the collected fraction of the beam, (*stack, rows, cols)."""
+        return Image(signal, sampling, error, name)
+
+
+class SegmentedDetector(Detector):
+    """A ring from `inner` to `outer` (mrad) cut into equal sectors.
+
+    Sector s covers the azimuths atan2(ky, kx) from rotation + s·2π/segments (rad), towards +y (down the rows). A
+    boundary shares out the pixels it crosses by the part of their width on either side, so a symmetric pattern gives
+    equal signals; sectors add up to the AnnularDetector of the same angles. edge: width of soft edges, mrad, of the
+    ring and (where wider than a pixel) of the boundaries.
+    """
+
+    inner: float = eqx.field(static=True, converter=float)
+    outer: float = eqx.field(static=True, converter=float)
+    segments: int = eqx.field(static=True, default=4)
+    rotation: float = eqx.field(static=True, converter=float, default=0.0)
+    edge: float = eqx.field(static=True, converter=float, default=0.0)
+
+    def __check_init__(self):
+        _check_ring(self.inner, self.outer, self.edge)
+        _check_finite(self.outer)
+        if self.segments < 1:
+            raise InputError("segments", self.segments, "needs at least one", "e.g. segments=4")
+        if not np.isfinite(self.rotation):
+            raise InputError("rotation", self.rotation, "is not a number", "give the first boundary's azimuth in rad")
+
+    @property
+    def takes_lost(self) -> bool:
+        return False
+
+    @property
+    def azimuth(self) -> np.ndarray:
+        """Middle of every sector, rad, (segments,)."""
+        return self.rotation + (np.arange(self.segments) + 0.5) * 2 * np.pi / self.segments
+
+    def weights(self, grid: Grid, wavelength: float) -> Float[Array, "segments rows cols"]:
+        """Weight of every diffraction pixel in every sector, FFT order."""
+        ky, kx = grid.frequencies
+        azimuth = np.arctan2(np.broadcast_to(ky[:, None], grid.shape), kx[None])
+        across = np.abs(np.cos(azimuth)) / grid.extent[0] + np.abs(np.sin(azimuth)) / grid.extent[1]
+        across = np.maximum(across, self.edge / (wavelength * 1e3))  # width of a pixel along the azimuth, 1/Å
+        k = np.where(grid.k > 0, grid.k, 1.0)
+        width = np.where(grid.k > 0, np.minimum(across / k, 2 * np.pi), 2 * np.pi)  # the zero beam: all the way round
+        start = azimuth - self.rotation - width / 2
+        share = (self._covered(start + width) - self._covered(start)) / width
+        return _real(share * _ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge))
+
+    def _covered(self, azimuth: np.ndarray) -> np.ndarray:
+        """∫ of every sector's indicator from 0 to an azimuth of any number of turns, (segments, ...)."""
+        sector = 2 * np.pi / self.segments
+        turns = np.floor(azimuth / (2 * np.pi))
+        first = sector * np.arange(self.segments).reshape(-1, *[1] * azimuth.ndim)
+        return turns * sector + np.clip(azimuth - turns * 2 * np.pi - first, 0, sector)
+
+    def response(self, grid: Grid, wavelength: float) -> WeightedSum:
+        """Channels (segments,)."""
+        check_grid(self.outer + self.edge / 2, grid, wavelength)
+        return WeightedSum(self.weights(grid, wavelength))
+
+    def result(self, signal, error, sampling, name: str) -> Image:
+        """Image of every sector's fraction of the beam, (*stack, segments, rows, cols)."""
+        return Image(_channels_first(signal), sampling, None if error is None else _channels_first(error), name)
+
+
+class CentreOfMass(Detector):
+    """First moments (x, y) in mrad of the pattern within `outer` (mrad), over the intensity collected there.
+
+    A beam deflected to +x has a positive x. edge: width in mrad of a soft edge, 0 is hard.
+    """
+
+    outer: float = eqx.field(static=True)
+    edge: float = eqx.field(static=True)
+
+    def __init__(self, outer, edge=0.0):
+        self.outer, self.edge = float(outer), float(edge)
+        _check_ring(self.inner, self.outer, self.edge)
+        _check_finite(self.outer)
+
+    @property
+    def inner(self) -> float:
+        return 0.0
+
+    @property
+    def takes_lost(self) -> bool:
+        return False
+
+    def response(self, grid: Grid, wavelength: float) -> WeightedSum:
+        """Channels (3,): intensity, and its moments along x and y in mrad."""
+        check_grid(self.outer + self.edge / 2, grid, wavelength)
+        ky, kx = (k * wavelength * 1e3 for k in grid.frequencies)
+        disc = _ring(grid.k * wavelength * 1e3, 0.0, self.outer, self.edge)
+        return WeightedSum(_real(np.stack([disc, disc * kx[None], disc * ky[:, None]])))
+
+    def result(self, signal, error, sampling, name: str) -> Image:
+        """Image in mrad with the components as an axis before the scan's, (*stack, 2, rows, cols), x first.
+
+        The standard error takes the moments and the intensity as uncorrelated.
+        """
+        total = signal[..., :1]
+        centre = signal[..., 1:] / total
+        if error is not None:
+            error = _channels_first(jnp.hypot(error[..., 1:], centre * error[..., :1]) / total)
+        return Image(_channels_first(centre), sampling, error, name)
+
+
+class PixelatedDetector(Detector):
+    """A camera: 4D-STEM at any angular sampling, the zero beam in the centre of the array.
+
+    max_angle: mrad from the zero beam to the outer edge of the array, along rows and columns; corners reach further,
+    which `outer` tells. Give either `step`, mrad per pixel or (y, x): the largest odd number of pixels within
+    max_angle, one of them centred on the zero beam; or `shape`, pixels or (rows, cols), which then end at max_angle;
+    where that count is even the zero beam falls between two pixels. Every pixel of the simulated pattern is shared
+    out by area, so intensity is conserved; a step below the grid's adds no detail.
+    """
+
+    step: tuple[float, float] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(self, max_angle, step=None, shape=None):
+        if not (np.isfinite(max_angle) and max_angle > 0):
+            raise InputError("max_angle", max_angle, "must be positive, in mrad", "e.g. 40.0")
+        if (step is None) == (shape is None):
+            raise InputError("detector", f"step={step}, shape={shape}", "needs one of step and shape", "give either")
+        if step is None:
+            rows, cols = (int(n) for n in np.broadcast_to(np.asarray(shape), 2))
+            if min(rows, cols) < 1:
+                raise InputError("detector shape", shape, "is empty", "give (rows, cols) of at least (1, 1)")
+            self.shape, self.step = (rows, cols), (2 * max_angle / rows, 2 * max_angle / cols)
+            return
+        y, x = (float(s) for s in np.broadcast_to(np.asarray(step), 2))
+        if not (np.isfinite([y, x]).all() and min(y, x) > 0 and max(y, x) <= 2 * max_angle):
+            problem = f"needs to be positive and at most {2 * max_angle:g} mrad"
+            raise InputError("detector step", step, problem, "give mrad per pixel, e.g. 1.0")
+        rows, cols = (2 * int((max_angle / s - 0.5) * (1 + 1e-9)) + 1 for s in (y, x))
+        self.shape, self.step = (rows, cols), (y, x)
+
+    @property
+    def inner(self) -> float:
+        return 0.0
+
+    @property
+    def outer(self) -> float:
+        """mrad to the corner of the array."""
+        return float(np.hypot(*self.half_width))
+
+    @property
+    def half_width(self) -> tuple[float, float]:
+        """mrad from the zero beam to the edge of the array (y, x)."""
+        return self.shape[0] * self.step[0] / 2, self.shape[1] * self.step[1] / 2
+
+    @property
+    def takes_lost(self) -> bool:
+        return False
+
+    def response(self, grid: Grid, wavelength: float) -> Rebinning:
+        """Channels (rows, cols) of the array, zero beam in the centre."""
+        matrices = []
+        axes = zip(grid.frequencies, grid.extent, self.shape, self.step, self.half_width, strict=True)
+        for k, extent, n, step, half in axes:
+            angle, pixel = k * wavelength * 1e3, wavelength * 1e3 / extent
+            check_grid(half, grid, wavelength, reach=angle.max() + pixel / 2)
+            low = (np.arange(n) * step - half)[:, None]
+            overlap = np.minimum(low + step, angle + pixel / 2) - np.maximum(low, angle - pixel / 2)
+            matrices.append(_real(np.maximum(overlap, 0) / pixel))
+        return Rebinning(*matrices)
+
+    def result(self, signal, error, sampling, name: str) -> DiffractionScan:
+        """DiffractionScan of fractions of the beam per pixel, (*stack, rows, cols, ky, kx)."""
+        return DiffractionScan(signal, sampling, self.step, error, name)
+
+
+def check_grid(angle: float, grid: Grid, wavelength: float, reach: float | None = None) -> None:
+    """Refuse an angle (mrad) that the grid's frequencies do not reach."""
+    reach = grid.nyquist * wavelength * 1e3 if reach is None else reach
+    if angle > reach * (1 + 1e-6):
+        problem = f"lies beyond the {reach:.1f} mrad that the grid reaches"
+        raise InputError("detector", f"{angle:.1f} mrad", problem, "use a finer sampling or a smaller angle")
+
+
+def _ring(angle: np.ndarray, inner: float, outer: float, edge: float) -> np.ndarray:
+    if edge == 0:
+        return ((angle >= inner) & (angle < outer)).astype(float)
+    rise = np.clip((angle - inner) / edge + 0.5, 0, 1) if inner > 0 else 1.0
+    return rise * np.clip((outer - angle) / edge + 0.5, 0, 1)
+
+
+def _check_ring(inner: float, outer: float, edge: float) -> None:
+    if not 0 <= inner < outer:
+        span = f"{inner}–{outer} mrad"
+        raise InputError("detector", span, "needs 0 ≤ inner < outer", "swap or correct the angles")
+    if not 0 <= edge <= outer - inner or edge == np.inf:
+        problem = f"must lie between 0 and the width of {outer - inner:g} mrad"
+        raise InputError("detector edge", edge, problem, "give the width of the soft edge in mrad")
+
+
+def _check_finite(outer: float) -> None:
+    if outer == np.inf:
+        problem = "must be finite, because the pattern itself is needed up to there"
+        raise InputError("detector", "outer = inf", problem, "give mrad, or use an AnnularDetector")
+
+
+def _real(values: np.ndarray) -> Array:
+    return jnp.asarray(values, jnp.result_type(float))
+
+
+def _channels_first(signal: Float[Array, "*stack rows cols channels"]) -> Float[Array, "*stack channels rows cols"]:
+    return jnp.moveaxis(signal, -1, -3)

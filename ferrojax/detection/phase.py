@@ -1,0 +1,90 @@
+"""Phase contrast from deflections: DPC, and its integration to iCoM and iDPC images."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ferrojax.detection.detectors import SegmentedDetector
+from ferrojax.errors import InputError, is_traced
+from ferrojax.image import Image
+
+BOUNDARIES = ("periodic", "mirror")
+
+
+def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, semiangle) -> Image:
+    """Deflection of the beam in mrad, (*stack, 2, rows, cols), x first, from the sectors of a SegmentedDetector.
+
+    segmented: (*stack, segments, rows, cols). semiangle: mrad of the illumination. Taken as a uniform disc of that
+    radius shifted as a whole, whose rim lies on the detector: exact to first order for a field that varies little
+    across the probe. A sector of middle u gains 2 sin(π/segments)/(π semiangle)·u per mrad of shift, hence
+    shift = π·semiangle·(1 − (inner/semiangle)²)/(segments·sin(π/segments)) · Σ u·signal / Σ signal.
+    """
+    n = detector.segments
+    if n < 4:
+        raise InputError("segments", n, "too few for differential phase contrast", "use 4 or more")
+    shape = segmented.data.shape
+    if len(shape) < 3 or shape[-3] != n:
+        raise InputError("image", shape, f"needs {n} sectors before its (rows, cols)", "pass what the detector gave")
+    rim = (detector.inner + detector.edge / 2, detector.outer - detector.edge / 2)
+    if not is_traced(semiangle) and not rim[0] < float(semiangle) < rim[1]:
+        problem = f"the rim of the disc must lie on the detector, {rim[0]:g}–{rim[1]:g} mrad"
+        raise InputError("semiangle", float(semiangle), problem, "choose inner < semiangle < outer")
+    direction = jnp.asarray(np.stack([np.cos(detector.azimuth), np.sin(detector.azimuth)]), segmented.data.dtype)
+    balance = jnp.einsum("cs,...syx->...cyx", direction, segmented.data) / segmented.data.sum(-3, keepdims=True)
+    scale = jnp.pi * semiangle * (1 - (detector.inner / semiangle) ** 2) / (n * np.sin(np.pi / n))
+    return Image(scale * balance, segmented.sampling, None, f"{segmented.name} DPC")
+
+
+def integrated_centre_of_mass(
+    deflection: Image, wavelength: float, *, boundary: str = "periodic", high_pass: float = 0.0
+) -> Image:
+    """iCoM phase in rad, (*stack, rows, cols), zero mean, from a CentreOfMass image (of a DPC image: iDPC).
+
+    deflection: (*stack, 2, rows, cols) mrad, x first; wavelength: Å; boundary, high_pass: as `integrate_gradient`.
+    For a phase object and a detector that collects everything this is the object's phase averaged over the probe's
+    intensity (Lazić, Bosch & Lazar 2016), and positive at atoms.
+    """
+    shape = deflection.data.shape
+    if len(shape) < 3 or shape[-3] != 2:
+        raise InputError("image", shape, "needs the (x, y) deflections before its (rows, cols)", "use CentreOfMass")
+    if not (np.isfinite(wavelength) and wavelength > 0):
+        raise InputError("wavelength", wavelength, "must be positive, in Å", "e.g. probe.wavelength")
+    gradient = deflection.data * (2e-3 * jnp.pi / wavelength)
+    phase = integrate_gradient(gradient, deflection.sampling, boundary=boundary, high_pass=high_pass)
+    return Image(phase, deflection.sampling, None, f"integrated {deflection.name}")
+
+
+def integrate_gradient(
+    gradient: Float[Array, "*stack 2 rows cols"], sampling, *, boundary: str = "periodic", high_pass: float = 0.0
+) -> Float[Array, "*stack rows cols"]:
+    """The zero-mean image whose gradient is nearest to the given one (least squares, by Fourier transform).
+
+    gradient: per Å along (x, y). sampling: Å per pixel (y, x). boundary: "periodic", for a scan that spans a periodic
+    box, or "mirror", which continues the image by its reflections. high_pass: frequency q in 1/Å below which the
+    image is damped, by k²/(k² + q²).
+    """
+    if boundary not in BOUNDARIES:
+        raise InputError("boundary", boundary, "unknown", f"choose from {', '.join(BOUNDARIES)}")
+    if not is_traced(high_pass) and not 0 <= float(high_pass) < np.inf:
+        raise InputError("high_pass", high_pass, "must not be negative", "give a frequency in 1/Å, or 0")
+    rows, cols = gradient.shape[-2:]
+    gx, gy = gradient[..., 0, :, :], gradient[..., 1, :, :]
+    if boundary == "mirror":
+        gx = _reflect(_reflect(gx, -1, -1), -2, 1)
+        gy = _reflect(_reflect(gy, -2, -1), -1, 1)
+    ky = _derivative_frequency(gx.shape[-2], gx.dtype)[:, None] / sampling[0]
+    kx = _derivative_frequency(gx.shape[-1], gx.dtype)[: gx.shape[-1] // 2 + 1] / sampling[1]
+    square = kx**2 + ky**2 + high_pass**2
+    along = -1j * (kx * jnp.fft.rfft2(gx) + ky * jnp.fft.rfft2(gy)) / (2 * jnp.pi)
+    spectrum = jnp.where(square > 0, along / jnp.where(square > 0, square, 1), 0)
+    return jnp.fft.irfft2(spectrum, s=gx.shape[-2:])[..., :rows, :cols]
+
+
+def _reflect(values, axis: int, sign: int):
+    return jnp.concatenate([values, sign * jnp.flip(values, axis)], axis)
+
+
+def _derivative_frequency(n: int, dtype) -> Float[Array, " n"]:
+    """FFT frequencies per pixel, with 0 at the Nyquist frequency, where a real image's derivative vanishes."""
+    k = np.fft.fftfreq(n)
+    return jnp.asarray(np.where(k == -0.5, 0.0, k), dtype)
