@@ -6,6 +6,7 @@ import pytest
 from ase.build import bulk
 from ase.cell import Cell
 from ase.io import read
+from ase.spacegroup import crystal as ase_crystal
 from scipy.spatial import KDTree
 
 import ferrojax as fj
@@ -145,6 +146,19 @@ def test_bismuth_ferrite_along_pseudo_cubic_001():
     # Fe lies 0.413 Å from the centre of its Bi cage along one pseudo-cubic diagonal, alike in every cell.
     np.testing.assert_allclose(np.abs(shift), 0.4132 / np.sqrt(3), atol=0.01)
     assert np.ptp(shift, axis=(0, 1)).max() < 1e-3
+
+
+def test_bismuth_ferrite_sites_are_those_of_the_space_group():
+    """The library's 30 sites against ASE's table of R3c, from the three sites of the refinement."""
+    crystal = fj.material("BiFeO3_R3c")
+    sites = [(0, 0, 0), (0, 0, 0.22021), (0.4469, 0.0181, 0.95183)]
+    expected = ase_crystal(("Bi", "Fe", "O"), sites, spacegroup=161, cellpar=[5.57882, 5.57882, 13.86932, 90, 90, 120])
+    np.testing.assert_allclose(np.asarray(crystal.cell), expected.cell.array, atol=1e-5)
+    tree = KDTree(np.mod(expected.get_scaled_positions(), 1), boxsize=1)
+    distance, index = tree.query(np.mod(np.asarray(crystal.position, float), 1))
+    assert distance.max() < 1e-5
+    np.testing.assert_array_equal(np.sort(index), np.arange(30))
+    np.testing.assert_array_equal(np.array(crystal.number), expected.numbers[index])
 
 
 def test_pseudo_cubic_bismuth_ferrite_follows_the_r3c_structure():

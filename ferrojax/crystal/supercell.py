@@ -13,6 +13,11 @@ from ferrojax.crystal.lattice import lattice_points, plane_vectors, primitive_ce
 from ferrojax.crystal.zone import checked_zone
 from ferrojax.errors import InputError
 
+MOST_STRAIN = 0.2
+"""Above this a box is another crystal."""
+ROUNDING = 1e-6
+"""Strain that the rounding of structure files and of float32 makes."""
+
 
 class OrientedSupercell(eqx.Module):
     """Atoms in an orthogonal box along a zone axis, and what was done to the crystal to fit it.
@@ -117,27 +122,19 @@ def _in_plane(in_plane: Sequence[int], zone: tuple[int, int, int], cell: np.ndar
 
 def _box(primitive, basis, beam, wanted, *, max_strain: float, max_edge: float) -> np.ndarray:
     """Edges (rows, whole multiples of the primitive vectors) of the smallest box within the strain allowed."""
-    if not max_strain >= 0:
-        raise InputError("max_strain", max_strain, "must not be negative", "give a fraction, e.g. 0.01")
+    if not 0 <= max_strain <= MOST_STRAIN:
+        raise InputError("max_strain", max_strain, f"must lie between 0 and {MOST_STRAIN}", "give, e.g., 0.01")
     vectors = plane_vectors(primitive, beam, max_edge)
-    axis = beam @ primitive
-    across = vectors @ primitive
-    across = across - np.outer(across @ axis / (axis @ axis), axis)
-    unit = across / np.linalg.norm(across, axis=1, keepdims=True)
-    leads = np.arange(len(vectors)) if wanted is None else np.flatnonzero(np.abs(unit @ wanted) > 1 - 1e-9)
-    first, second = np.meshgrid(leads, np.arange(len(vectors)), indexing="ij")
-    # Nearly orthogonal in projection: the cosine bounds the strain from below, so others need not be tried.
-    near = np.abs(np.einsum("abi,abi->ab", unit[first], unit[second])) < max(0.3, 2.5 * max_strain)
-    if wanted is None:
-        near &= first < second
-    first, second = first[near], second[near]
-    if first.size == 0:
-        raise InputError("max_edge", max_edge, "Å is too short for any box along this zone", "raise max_edge")
-    trio = np.stack([vectors[first], vectors[second], np.broadcast_to(beam, (first.size, 3))], 1)
-    strain = principal_strain(trio @ primitive)
+    trial = max_strain + ROUNDING
+    while True:
+        trio, strain = _candidates(vectors, primitive, beam, wanted, trial)
+        if (strain <= trial).any():
+            break
+        trial *= 2
+        if trial > 2 * MOST_STRAIN:
+            raise InputError("max_edge", max_edge, "Å is too short for any box along this zone", "raise max_edge")
     cells = np.abs(np.round(np.linalg.det(trio))).astype(int)
-    allowed = strain <= max_strain + 1e-6
-    if not allowed.any():
+    if trial > max_strain + ROUNDING:
         best = np.lexsort([cells, strain.round(5)])[0]
         a, b = np.linalg.norm(trio[best, :2] @ primitive, axis=1)
         raise InputError(
@@ -147,10 +144,31 @@ def _box(primitive, basis, beam, wanted, *, max_strain: float, max_edge: float) 
             f"with {a:.2f} × {b:.2f} Å",
             "allow that strain or raise max_edge",
         )
-    trio, strain, cells = trio[allowed], strain[allowed], cells[allowed]
-    round_shape = np.linalg.norm(trio @ primitive, axis=2).sum(1).round(3)
-    best = trio[np.lexsort([round_shape, strain.round(6), cells])[0]]
+    trio, strain, cells = (of[strain <= trial] for of in (trio, strain, cells))
+    edge_sum = np.linalg.norm(trio @ primitive, axis=2).sum(1).round(3)
+    best = trio[np.lexsort([edge_sum, strain.round(6), cells])[0]]
     return _arranged(best, primitive, basis, wanted)
+
+
+def _candidates(vectors, primitive, beam, wanted, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """All boxes (n, 3, 3) that may need a strain of at most `most`, and the strain of each.
+
+    The cosine of any two edges is at most 1/(1 − strain)² − 1, the reach of the eigenvalues of their overlaps.
+    """
+    limit = 1 / (1 - min(most, MOST_STRAIN)) ** 2 - 1
+    edges, axis = vectors @ primitive, beam @ primitive
+    unit, along = edges / np.linalg.norm(edges, axis=1, keepdims=True), axis / np.linalg.norm(axis)
+    upright = np.abs(unit @ along) <= limit
+    vectors, unit = vectors[upright], unit[upright]
+    near = np.abs(unit @ unit.T) <= limit
+    if wanted is None:
+        near = np.triu(near, 1)
+    else:
+        across = unit - np.outer(unit @ along, along)
+        near &= (np.abs(across @ wanted) > (1 - 1e-9) * np.linalg.norm(across, axis=1))[:, None]
+    first, second = np.nonzero(near)
+    trio = np.stack([vectors[first], vectors[second], np.broadcast_to(beam, (len(first), 3))], 1)
+    return trio, principal_strain(trio @ primitive)
 
 
 def _arranged(edges: np.ndarray, primitive: np.ndarray, basis: np.ndarray, wanted) -> np.ndarray:
