@@ -2,7 +2,11 @@ from .columns import Columns as Columns
 from .columns import find_columns as find_columns
 from .crystal import Atoms as Atoms
 from .crystal import Crystal as Crystal
+from .crystal import OrientedSupercell as OrientedSupercell
+from .crystal import draw_occupancy as draw_occupancy
 from .crystal import material as material
+from .crystal import oriented_supercell as oriented_supercell
+from .crystal import substitute as substitute
 from .detection import AnnularDetector as AnnularDetector
 from .detection import CentreOfMass as CentreOfMass
 from .detection import PixelatedDetector as PixelatedDetector

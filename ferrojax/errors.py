@@ -18,4 +18,8 @@ class InputError(ValueError):
 
 def is_traced(value: object) -> bool:
     """Whether a value is being traced by JAX, so that it has no number to check yet."""
-    return hasattr(value, "aval") and not hasattr(value, "addressable_shards")
+    if not hasattr(value, "aval"):  # neither an array of JAX nor a tracer, so that JAX need not be loaded
+        return False
+    from jax.core import Tracer
+
+    return isinstance(value, Tracer)

@@ -17,6 +17,7 @@ def versions() -> dict[str, str]:
 def info() -> None:
     """Show versions, devices and the material library."""
     import jax
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
@@ -29,7 +30,7 @@ def info() -> None:
     table = Table("material", "cell (Å)", "soft mode", "Born charges", "sites")
     for name in available_materials():
         crystal = material(name)
-        cell = " × ".join(f"{float(crystal.cell[i, i]):.3f}" for i in range(3))
+        cell = " × ".join(f"{length:.3f}" for length in np.linalg.norm(np.asarray(crystal.cell), axis=1))
         known = ["none" if tensor is None else "yes" for tensor in (crystal.soft_mode, crystal.born_charge)]
         table.add_row(name, cell, *known, " ".join(crystal.elements))
     console.print(table)

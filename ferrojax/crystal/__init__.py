@@ -1,7 +1,12 @@
 """Crystals, their atoms and how they are displaced."""
 
 from ferrojax.crystal.atoms import Atoms as Atoms
+from ferrojax.crystal.atoms import check_atoms as check_atoms
 from ferrojax.crystal.atoms import displaced_supercell as displaced_supercell
 from ferrojax.crystal.crystal import Crystal as Crystal
 from ferrojax.crystal.crystal import available_materials as available_materials
 from ferrojax.crystal.crystal import material as material
+from ferrojax.crystal.substitution import draw_occupancy as draw_occupancy
+from ferrojax.crystal.substitution import substitute as substitute
+from ferrojax.crystal.supercell import OrientedSupercell as OrientedSupercell
+from ferrojax.crystal.supercell import oriented_supercell as oriented_supercell

@@ -13,9 +13,10 @@ from ferrojax.errors import InputError
 
 
 class Crystal(eqx.Module):
-    """A non-polar reference cell with the tensors that turn displacement into atom shifts and polarization.
+    """A reference cell with the tensors that turn displacement into atom shifts and polarization.
 
-    cell: (3, 3) Å, rows are the lattice vectors (orthogonal axes for the library's perovskites).
+    The cell is the non-polar one where there is a soft mode to displace along.
+    cell: (3, 3) Å, rows are the lattice vectors (orthogonal axes for the library's pseudo-cubic perovskites).
     position: (n, 3) fractional.
     thermal_rms: (n,) Å, root mean square per axis.
     soft_mode: (n, 3, 3); site i moves by soft_mode[i] @ d when B is displaced by d (Å) against A. None: not polar.
@@ -54,8 +55,9 @@ def material(name: str) -> Crystal:
     record = json.loads(text)
     sites = record["sites"]
     mode, charge = record["soft_mode"], record["born_charges"]
+    cell = np.asarray(record["cell_A"], np.float32)
     return Crystal(
-        cell=jnp.diag(jnp.asarray(np.asarray(record["cell_A"], np.float32))),
+        cell=jnp.asarray(np.diag(cell) if cell.ndim == 1 else cell),
         position=jnp.asarray(np.array([s["position"] for s in sites], np.float32)),
         thermal_rms=jnp.asarray(np.array([record["thermal_rms_A"][s["element"]] for s in sites], np.float32)),
         soft_mode=None if mode is None else _tensors(sites, {"A": 0.0, "B": 1.0, **mode}),

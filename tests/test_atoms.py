@@ -1,0 +1,169 @@
+"""The specimen: wrapping, repeating, random substitution, and what is refused."""
+
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferrojax import Atoms, InputError, draw_occupancy, material, oriented_supercell, substitute
+from ferrojax.crystal import check_atoms
+
+BOX = (4.0, 5.0, 6.0)
+
+
+def specimen(**changes) -> Atoms:
+    values = {
+        "position": np.array([[0.5, 0.5, 0.5], [2.5, 2.5, 2.5]]),
+        "number": [83, 26],
+        "box": BOX,
+        "thermal_rms": np.array([0.07, 0.06]),
+        "occupancy": np.array([1.0, 0.5]),
+    }
+    values |= {k: np.array(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return Atoms(**values)
+
+
+def test_wrapped_is_periodic_in_the_plane_only():
+    moved = specimen(position=[[-0.5, 5.5, -0.5], [9.0, 2.0, 7.0]]).wrapped()
+    np.testing.assert_allclose(np.asarray(moved.position), [[3.5, 0.5, -0.5], [1.0, 2.0, 7.0]], atol=1e-6)
+    with pytest.raises(InputError, match=r"box of 5\.000 Å \(got .y = 6\.500 Å of atom 1.\); .*atoms\.wrapped\(\)"):
+        check_atoms(specimen(position=[[0, 0, 0], [2.0, 6.5, 1.0]]))
+    check_atoms(specimen(position=[[-0.9, 0, 0], [2.0, 5.9, 1.0]]))
+
+
+def test_wrapping_has_the_gradient_of_a_shift():
+    def height(position):
+        wrapped = specimen(position=position).wrapped()
+        return (wrapped.position * jnp.array([1.0, 2.0, 3.0])).sum()
+
+    gradient = jax.grad(height)(jnp.array([[-0.5, 5.5, 0.2], [1.0, 2.0, 3.0]]))
+    np.testing.assert_allclose(np.asarray(gradient), [[1, 2, 3], [1, 2, 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rms", [[0.07, 0.06], [[0.07, 0.01, 0.02], [0.06, 0.03, 0.04]]])
+def test_repeating_keeps_density_rms_and_occupancy(rms):
+    one = specimen(thermal_rms=rms)
+    many = one.repeated(2, 3, 4)
+    assert many.box == (8.0, 15.0, 24.0)
+    assert len(many.number) / np.prod(many.box) == pytest.approx(len(one.number) / np.prod(one.box))
+    position = np.asarray(many.position)
+    assert len(np.unique(position.round(4), axis=0)) == 48
+    cell = np.mod(position + 1e-5, BOX)
+    for z in (83, 26):
+        mask, own = np.array(many.number) == z, one.number.index(z)
+        np.testing.assert_allclose(cell[mask], np.tile(one.position[own], (24, 1)), atol=1e-4)
+        own_rms = np.broadcast_to(one.thermal_rms[own], (24, *np.shape(rms)[1:]))
+        np.testing.assert_array_equal(np.asarray(many.thermal_rms)[mask], own_rms)
+        np.testing.assert_array_equal(np.asarray(many.occupancy)[mask], one.occupancy[own])
+    with pytest.raises(InputError, match="repeats: must be whole numbers"):
+        one.repeated(0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position": [[0, 0, 0], [np.nan, 1, 1]]}, "position: must be finite"),
+        ({"thermal_rms": [0.1, -0.1]}, "thermal_rms: must not be negative"),
+        ({"thermal_rms": np.zeros((2, 2))}, r"thermal_rms: needs shape \(2,\) or \(2, 3\)"),
+        ({"thermal_rms": np.zeros(3)}, r"thermal_rms: needs shape \(2,\)"),
+        ({"occupancy": [0.5, 1.2]}, r"occupancy: must lie between 0 and 1 \(got 1\.2"),
+        ({"occupancy": [-0.1, 1.0]}, "occupancy: must lie between 0 and 1"),
+        ({"occupancy": [1.0] * 3}, r"occupancy: needs shape \(2,\)"),
+        ({"number": [83, 104]}, "number: is no atomic number"),
+        ({"number": [83, 0]}, "number: is no atomic number"),
+        ({"number": [83]}, r"position: needs shape \(1, 3\)"),
+        ({"box": (4.0, 0.0, 6.0)}, "box: needs three positive lengths"),
+        ({"box": (4.0, np.nan, 6.0)}, "box: needs three positive lengths"),
+    ],
+)
+def test_bad_values_end_in_one_line(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        specimen(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_changed_later_are_checked_too():
+    bad = eqx.tree_at(lambda a: a.thermal_rms, specimen(), jnp.array([0.1, -0.2]))
+    with pytest.raises(InputError, match="thermal_rms: must not be negative"):
+        check_atoms(bad)
+
+
+def test_overlap_is_refused_across_the_periodic_edge_and_shared_sites_are_not():
+    near = [[0.1, 0.1, 1.0], [3.95, 4.95, 1.0]]
+    with pytest.raises(InputError, match=r"closer than 0\.3 Å overlap \(got .atoms 0 and 1, occupancies sum to 1\.500"):
+        check_atoms(specimen(position=near))
+    check_atoms(specimen(position=near, occupancy=[0.5, 0.5]))
+    check_atoms(specimen(position=[[1, 1, 0.0], [1, 1, 5.9]], occupancy=1.0))  # the beam's direction is not periodic
+    three = Atoms(np.ones((3, 3)), [12, 41, 22], BOX, 0.0, np.full(3, 0.4))
+    with pytest.raises(InputError, match=r"sum to 1\.200"):
+        check_atoms(three)
+
+
+def test_traced_atoms_are_let_through():
+    bad = specimen(position=[[0, 0, 0], [0, 0, 0.1]], occupancy=1.0)
+
+    @jax.jit
+    def total(atoms):
+        check_atoms(atoms)
+        return atoms.position.sum()
+
+    assert float(total(bad)) == pytest.approx(0.1)
+
+
+def test_a_hundred_thousand_atoms_are_checked_in_seconds():
+    atoms = oriented_supercell(material("SrTiO3"), repeats=(28, 28, 26)).atoms
+    assert len(atoms.number) > 1e5
+    start = time.perf_counter()
+    check_atoms(atoms)
+    assert time.perf_counter() - start < 5
+
+
+def test_substitution_has_the_fractions_asked_for():
+    atoms = oriented_supercell(material("BiFeO3"), repeats=(16, 16, 16)).atoms
+    mixed = substitute(atoms, {"Bi": {"La": 0.2, "Nd": 0.1}, "Fe": {"Mn": 0.5}}, seed=3)
+    old, new = np.array(atoms.number), np.array(mixed.number)
+    for host, guest, share in [(83, 57, 0.2), (83, 60, 0.1), (83, 83, 0.7), (26, 25, 0.5)]:
+        sites = 16**3
+        found = (new[old == host] == guest).sum()
+        assert abs(found - share * sites) < 4 * np.sqrt(share * (1 - share) * sites)
+    np.testing.assert_array_equal(new[old == 8], 8)
+    np.testing.assert_array_equal(np.asarray(mixed.position), np.asarray(atoms.position))
+    assert substitute(atoms, {"Bi": {"La": 0.2}}, 1).number == substitute(atoms, {"Bi": {"La": 0.2}}, 1).number
+    assert substitute(atoms, {"Bi": {"La": 0.2}}, 1).number != substitute(atoms, {"Bi": {"La": 0.2}}, 2).number
+    assert set(substitute(atoms, {"Bi": {"La": 1.0}}, 1).number) == {57, 26, 8}
+
+
+def test_substitution_refuses_what_it_cannot_do():
+    for fractions, message in [
+        ({"Bi": {"La": 1.2}}, "fractions: for Bi must be"),
+        ({"Bi": {"La": -0.2}}, "fractions: for Bi must be"),
+        ({"Bi": {"La": 0.6, "Nd": 0.5}}, "sum to at most 1"),
+        ({"Ba": {"La": 0.1}}, "fractions: is not in the specimen"),
+        ({"Bi": {"Xx": 0.1}}, "element: unknown chemical symbol"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            substitute(specimen(), fractions, 0)
+
+
+def test_drawn_sites_hold_one_species_each():
+    sites = 4000
+    place = np.random.default_rng(0).permutation(sites)
+    corner = np.stack([place % 20, place // 20 % 20, place // 400], -1) + 0.5
+    position = np.concatenate([corner, corner + np.array([0.05, 0, 0]), corner + np.array([0.5, 0, 0])])
+    number = np.repeat([12, 41, 8], sites)
+    share = np.repeat([0.33, 0.60, 1.0], sites)
+    mixed = draw_occupancy(Atoms(position, number, (20, 20, 10), 0.05 + 0.01 * (number == 8), share), seed=5)
+    found = {z: int((np.array(mixed.number) == z).sum()) for z in (12, 41, 8)}
+    assert found[8] == sites
+    for z, p in [(12, 0.33), (41, 0.60)]:
+        assert abs(found[z] - p * sites) < 4 * np.sqrt(p * (1 - p) * sites)
+    assert abs(found[12] + found[41] - 0.93 * sites) < 4 * np.sqrt(0.93 * 0.07 * sites)
+    cation = np.array(mixed.number) != 8
+    cells = np.floor(np.asarray(mixed.position)[cation] + 1e-4)
+    assert len(np.unique(cells, axis=0)) == cation.sum()
+    np.testing.assert_array_equal(np.asarray(mixed.occupancy), 1)
+    np.testing.assert_allclose(np.asarray(mixed.thermal_rms), 0.05 + 0.01 * ~cation, rtol=1e-5)
+    assert draw_occupancy(specimen(occupancy=1.0), 0).number == (83, 26)
