@@ -25,7 +25,7 @@ class Grid(eqx.Module):
         """The coarsest FFT-friendly grid of a box (x, y in Å) whose pixels do not exceed `sampling` (Å)."""
         if not (np.isfinite(sampling) and sampling > 0):
             raise InputError("sampling", sampling, "must be positive", "a ceiling in Å per pixel, e.g. 0.05")
-        nx, ny = _friendly(width / sampling), _friendly(height / sampling)
+        nx, ny = friendly(width / sampling), friendly(height / sampling)
         return Grid((ny, nx), (height / ny, width / nx))
 
     @property
@@ -58,7 +58,7 @@ class Grid(eqx.Module):
         return np.where(k > cutoff, 0.0, np.where(k > cutoff - width, edge, 1.0))
 
 
-def _friendly(at_least: float) -> int:
+def friendly(at_least: float) -> int:
     """The next even number whose only prime factors are 2, 3 and 5."""
     n = max(2, int(np.ceil(at_least - 1e-9)))
     while True:

@@ -28,7 +28,7 @@ def test_operator_gives_the_scanned_image_under_any_optics(specimen, detector):
         scan = Scan.grid((0, 0), specimen.box[:2], (size, size))
         options = {"thermal": THERMAL, "plan": plan, "tilt": (3.0, -2.0)}
         scanned = np.asarray(simulate(specimen, probe, scan, {"d": detector}, **options)["d"].data)
-        assert np.linalg.norm(image - scanned) < 2e-5 * np.linalg.norm(scanned)
+        assert np.linalg.norm(image - scanned) < 5e-5 * np.linalg.norm(scanned)
 
 
 def test_matrix_is_hermitian_and_bounded(specimen):

@@ -11,6 +11,8 @@ from ferrojax.detection.operator import operator_spectrum as operator_spectrum
 from ferrojax.detection.phase import differential_phase_contrast as differential_phase_contrast
 from ferrojax.detection.phase import integrate_gradient as integrate_gradient
 from ferrojax.detection.phase import integrated_centre_of_mass as integrated_centre_of_mass
+from ferrojax.detection.plan import RunPlan as RunPlan
 from ferrojax.detection.response import Response as Response
 from ferrojax.detection.scan import Scan as Scan
+from ferrojax.detection.simulate import plan_simulation as plan_simulation
 from ferrojax.detection.simulate import simulate as simulate

@@ -24,6 +24,11 @@ class Detector(eqx.Module):
     def takes_lost(self) -> bool:
         """Whether intensity that is only known to lie beyond the grid's angles may be credited to it."""
 
+    @property
+    @abc.abstractmethod
+    def channels(self) -> tuple[int, ...]:
+        """Shape of what it records per probe position."""
+
     @abc.abstractmethod
     def response(self, grid: Grid, wavelength: float) -> Response:
         """The linear map on diffraction patterns of a grid; wavelength in Å."""
@@ -48,6 +53,10 @@ class AnnularDetector(Detector):
 
     def __check_init__(self):
         _check_ring(self.inner, self.outer, self.edge)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def takes_lost(self) -> bool:
@@ -88,6 +97,10 @@ class SegmentedDetector(Detector):
             raise InputError("segments", self.segments, "needs at least one", "e.g. segments=4")
         if not np.isfinite(self.rotation):
             raise InputError("rotation", self.rotation, "is not a number", "give the first boundary's azimuth in rad")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return (self.segments,)
 
     @property
     def takes_lost(self) -> bool:
@@ -144,6 +157,10 @@ class CentreOfMass(Detector):
     @property
     def inner(self) -> float:
         return 0.0
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return (3,)
 
     @property
     def takes_lost(self) -> bool:
@@ -212,6 +229,10 @@ class PixelatedDetector(Detector):
     def half_width(self) -> tuple[float, float]:
         """mrad from the zero beam to the edge of the array (y, x)."""
         return self.shape[0] * self.step[0] / 2, self.shape[1] * self.step[1] / 2
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return self.shape
 
     @property
     def takes_lost(self) -> bool:

@@ -15,7 +15,8 @@ from jaxtyping import Array, Complex
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import AnnularDetector
-from ferrojax.detection.simulate import FAST_FRACTION, FAST_SAMPLING, check_reach
+from ferrojax.detection.reading import FAST_FRACTION, check_reach
+from ferrojax.detection.simulate import FAST_SAMPLING
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import (

@@ -1,213 +1,260 @@
 """simulate: atoms, probe, scan and detectors in, images out."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
 
-from ferrojax.crystal import Atoms
-from ferrojax.detection.detectors import AnnularDetector
+from ferrojax.crystal import Atoms, check_atoms
+from ferrojax.detection.detectors import Detector
+from ferrojax.detection.plan import Job, RunPlan, choose
+from ferrojax.detection.reading import Optics, Signals, band, prepare
+from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
+from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
+from ferrojax.detection.windows import Tiles, cut_tiles, whole_box, window_size
 from ferrojax.errors import InputError, is_traced
-from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
-from ferrojax.image import Image
+from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
-    SliceTables,
     ThermalModel,
     configurations,
     displaced_positions,
-    multislice,
     plan_slices,
-    propagator,
-    slab,
-    slice_tables,
-    standard_error,
 )
-from ferrojax.optics import Probe, probe_spectrum
+from ferrojax.optics import Probe
 
 SAMPLING, FAST_SAMPLING = 0.045, 0.0625
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
-FAST_FRACTION = 0.5
-CLEARANCE = 1.2
-"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to a few percent."""
-
-
-class Optics(eqx.Module):
-    """What every probe of one simulation shares on its grid."""
-
-    spectrum: Complex[Array, "nodes rows cols"]
-    node_weight: Float[Array, " nodes"]
-    propagate: Complex[Array, "rows cols"]
-    masks: Float[Array, "detectors rows cols"]
-    lost: Float[Array, " detectors"]
-    """1 where the norm that left the band limit belongs to the detector."""
-    edge: Float[Array, "detectors edges"]
-    """Picks for each such detector what went beyond its outer angle."""
+LONG = 60.0
+"""Seconds (rough) beyond which the plan of a run is printed before it starts."""
 
 
 def simulate(
     atoms: Atoms,
     probe: Probe,
     scan: Scan,
-    detectors: Mapping[str, AnnularDetector],
+    detectors: Mapping[str, Detector],
     *,
     thermal: ThermalModel = None,
     tilt=(0.0, 0.0),
-    thicknesses: list[float] | None = None,
+    thicknesses: Sequence[float] | None = None,
     sampling: float | Grid | None = None,
     slice_thickness: float = 2.0,
     transmission: str = "renormalised",
+    parametrization: str = "lobato",
+    window: float | str | None = "auto",
+    route: str = "auto",
     plan: SlicePlan | None = None,
-    batch: int = 16,
-) -> dict[str, Image]:
+    batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
     """Scan a probe over a specimen and record every detector from one propagation.
 
-    Returns name -> Image, .data (rows, cols) or, with `thicknesses` (Å), (thickness, rows, cols), as a fraction
-    of the incident beam; .standard_error over thermal configurations where there are at least two.
-    tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth. sampling: a ceiling
-    in Å per pixel, or a Grid. batch: probes propagated together. Pass a `plan` (`plan_slices`) when positions
-    are traced; positions, occupancy, thermal rms, tilt, probe and scan are differentiable.
+    Returns name -> Image (DiffractionScan for a PixelatedDetector), .data (rows, cols) or, with `thicknesses` (Å),
+    (thickness, rows, cols), as a fraction of the incident beam; .standard_error over thermal configurations where
+    there are at least two.
+
+    tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
+    (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. window: Å of
+    specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box).
+    route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
+    batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
+    Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
+    are differentiable. Errors: InputError for detectors, sampling or memory that cannot hold the run, before it.
     """
-    if not detectors:
-        raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
-    plan = plan_slices(atoms, slice_thickness, thicknesses) if plan is None else plan
-    grid = _grid(atoms, sampling, thermal)
-    optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission)
-    position = scan.position.reshape(-1, 2)
-    runs = [
-        _signals(displaced_positions(atoms, thermal, c), atoms.occupancy, plan, tables, optics, position, batch)
-        for c in range(configurations(thermal))
-    ]
-    signals = jnp.stack(runs)  # configurations, probes, exits, detectors
-    shape = (*signals.shape[:1], *scan.shape, *signals.shape[2:])
-    signals = jnp.moveaxis(signals.reshape(shape), (3, 4), (2, 1))  # configurations, detectors, exits, rows, cols
-    signals = _source_blur(signals, probe, scan, atoms)
-    error = standard_error(signals, thermal)
-    keep = slice(None) if len(plan.exits) > 1 or thicknesses is not None else 0
+    run, slices = _plan(
+        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, plan,
+        batch, devices,
+    )  # fmt: skip
+    if run.seconds > LONG and not is_traced(atoms.position):
+        print(run, file=sys.stderr)
+    tilt = jnp.asarray(tilt, jnp.result_type(float))
+    sampled = scan_sampling(scan, probe, atoms.box[:2], tilt.ndim > 1)
+    tiles = _tiles(run, slices, atoms, sampled)
+    common = tilt if tilt.ndim == 1 else jnp.zeros(2)
+    optics, tables = prepare(
+        slices.elements, slices.slice_thickness, run.grid, probe, common, detectors, thermal, transmission,
+        parametrization, run.windowed,
+    )  # fmt: skip
+    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics))
+    own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
+    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, None].astype(sampled.position.dtype)
+    mesh = _mesh(run, devices)
+
+    def signals(position):
+        out = _run((tiles.plan, xy, own_tilt), position, shared, run.route, run.batch, mesh)
+        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[tiles.where], out)
+        shape = sampled.position.shape[:2]
+        return {
+            k: jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0) for k, s in flat.items()
+        }  # (exits, rows, cols, *channels)
+
+    mean, error = _average(signals, atoms, thermal)
+    keep = slice(None) if len(slices.exits) > 1 or thicknesses is not None else 0
     return {
-        name: Image(signals[:, i].mean(0)[keep], scan.sampling, None if error is None else error[i][keep], name)
-        for i, name in enumerate(detectors)
+        name: d.result(mean[name][keep], None if error is None else error[name][keep], scan.sampling, name)
+        for name, d in detectors.items()
     }
 
 
-def _grid(atoms: Atoms, sampling: float | Grid | None, thermal: ThermalModel) -> Grid:
-    if isinstance(sampling, Grid):
-        return sampling
+def plan_simulation(
+    atoms: Atoms,
+    probe: Probe,
+    scan: Scan,
+    detectors: Mapping[str, Detector],
+    *,
+    thermal: ThermalModel = None,
+    tilt=(0.0, 0.0),
+    thicknesses: Sequence[float] | None = None,
+    sampling: float | Grid | None = None,
+    slice_thickness: float = 2.0,
+    window: float | str | None = "auto",
+    route: str = "auto",
+    batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> RunPlan:
+    """What `simulate` would do with the same arguments, and the memory it takes; nothing is computed."""
+    return _plan(
+        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, None,
+        batch, devices,
+    )[0]  # fmt: skip
+
+
+def _plan(
+    atoms: Atoms, probe: Probe, scan: Scan, detectors: Mapping[str, Detector], thermal: ThermalModel, tilt,
+    thicknesses, sampling, slice_thickness: float, window, route: str, plan: SlicePlan | None, batch, devices,
+) -> tuple[RunPlan, SlicePlan]:  # fmt: skip
+    if not detectors:
+        raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
+    if route not in ("auto", "probes", "matrix"):
+        raise InputError("route", route, "unknown", 'choose "auto", "probes" or "matrix"')
+    traced = is_traced(atoms.position)
+    if traced and plan is None:
+        raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
+    check_atoms(atoms)
+    slices = plan_slices(atoms, slice_thickness, thicknesses) if plan is None else plan
+    tilt_shape = np.shape(tilt)
+    if tilt_shape not in ((2,), (*scan.shape, 2)):
+        raise InputError("tilt", tilt_shape, f"needs (x, y) in mrad, or one for each of {scan.shape}", "e.g. (3.0, 0)")
+    if len(tilt_shape) > 1 or is_traced(probe.semiangle):
+        if route == "matrix":
+            raise InputError("route", route, "takes one tilt and a fixed semi-angle", 'use route="probes"')
+        route = "probes"
     if sampling is None:
         sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
-    return Grid.for_box(atoms.box[0], atoms.box[1], sampling)
+    if traced or any(is_traced(v) for v in (scan.start, scan.end)):
+        size = None
+    else:
+        depth = slices.exits[-1] * slices.slice_thickness
+        size = window_size(probe, depth) if window == "auto" else window
+    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices)
+    return choose(job, size, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
-def _prepare(
-    plan: SlicePlan,
-    grid: Grid,
-    probe: Probe,
-    tilt,
-    detectors: Mapping[str, AnnularDetector],
-    thermal: ThermalModel,
-    transmission: str,
-) -> tuple[Optics, SliceTables]:
-    fast = isinstance(thermal, FastThermal)
-    fraction, taper = (FAST_FRACTION, 0.0) if fast else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
-    limit = grid.band_limit(fraction, taper)
-    reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
-    check_reach(detectors, reach, fast, probe)
-    outers = tuple(sorted({d.outer for d in detectors.values() if reach < d.outer < np.inf}))
-    carried = grid.band_limit(2 * fraction, 0.0) if fast else limit
-    tables = slice_tables(plan.elements, grid, probe.energy, transmission, carried, outers)
-    real = tables.carried.dtype
-    offsets, weights = _focal_nodes(probe)
-    optics = Optics(
-        spectrum=jnp.stack([probe_spectrum(probe, grid, o) for o in offsets]) * (limit > 0),
-        node_weight=jnp.asarray(weights, real),
-        propagate=propagator(grid, probe.energy, plan.slice_thickness, jnp.asarray(tilt, real), limit),
-        masks=jnp.stack([d.weights(grid, probe.wavelength) for d in detectors.values()]),
-        lost=jnp.asarray([float(d.outer > reach) for d in detectors.values()], real),
-        edge=jnp.asarray([[float(d.outer == o) for o in outers] for d in detectors.values()], real).reshape(
-            len(detectors), len(outers)
-        ),
+def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices) -> Job:
+    sampled = scan_sampling(scan, probe, atoms.box[:2], len(tilt_shape) > 1)
+    shape = sampled.position.shape[:2]
+    traced = is_traced(sampled.position)
+    corner = None if traced else np.asarray(sampled.position, float)
+    step = (0.0, 0.0)
+    if corner is not None:
+        dx = abs(corner[0, 1, 0] - corner[0, 0, 0]) if shape[1] > 1 else 0.0
+        dy = abs(corner[1, 0, 1] - corner[0, 0, 1]) if shape[0] > 1 else 0.0
+        step = (float(dx), float(dy))
+    semiangle = 0.0 if is_traced(probe.semiangle) else float(probe.semiangle)
+    spread = is_traced(probe.focal_spread) or float(probe.focal_spread) > 0
+    area = atoms.box[0] * atoms.box[1]
+    return Job(
+        box=atoms.box[:2],
+        step=step,
+        scan=shape,
+        sampling=sampling,
+        fraction=band(thermal)[0],
+        aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,
+        nodes=7 if spread else 1,
+        slices=slices.exits[-1],
+        exits=len(slices.exits),
+        configurations=configurations(thermal),
+        atoms_per_area=len(atoms.number) / slices.index.shape[0] / area,
+        channels=sum(int(np.prod(d.channels)) for d in detectors.values()),
+        watched=isinstance(thermal, FastThermal),
+        devices=len(jax.local_devices() if devices is None else devices),
     )
-    return optics, tables
 
 
-def check_reach(detectors: Mapping[str, AnnularDetector], reach: float, fast: bool, probe: Probe) -> None:
-    for name, d in detectors.items():
-        span = f"{name} {d.inner}–{d.outer} mrad"
-        if not fast and d.outer > reach:
-            factor = reach / d.outer
-            remedy = f"use a finer sampling ({factor:.2f} of this one), or FastThermal"
-            raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
-        if fast and d.outer > reach and d.inner * CLEARANCE > reach:
-            remedy = "use a finer sampling or FrozenPhonons"
-            raise InputError("detector", span, f"starts too close to the band limit of {reach:.0f} mrad", remedy)
-    semiangle = probe.semiangle
-    if not is_traced(semiangle) and float(semiangle) > reach:
-        raise InputError("sampling", f"band limit {reach:.0f} mrad", "too coarse for the semi-angle", "refine it")
+def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling) -> Tiles:
+    if run.windowed:
+        return cut_tiles(slices, atoms, np.asarray(sampled.position, float), run.tile, run.grid, run.devices)
+    return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
 
 
-def _focal_nodes(probe: Probe):
-    """Offsets of defocus and weights: Gauss–Hermite, an incoherent sum, never an envelope on the wave."""
-    spread = probe.focal_spread
-    if not is_traced(spread) and float(spread) == 0:
-        return [0.0], np.ones(1)
-    x, w = np.polynomial.hermite_e.hermegauss(7)
-    return [spread * xi for xi in x], w / w.sum()
+def _beams(run: RunPlan, optics: Optics) -> Int[Array, "2 beams"] | None:
+    """Indices (row, col) on the detection grid of the plane waves inside the aperture."""
+    if run.route == "probes":
+        return None
+    return jnp.asarray(np.stack(np.nonzero(np.asarray(jnp.abs(optics.spectrum).max(0)) > 0)))
+
+
+def _mesh(run: RunPlan, devices) -> Mesh | None:
+    devices = jax.local_devices() if devices is None else devices
+    return None if run.devices == 1 else Mesh(np.array(devices), ("tiles",))
+
+
+class _Shared(eqx.Module):
+    """What every tile of every configuration uses."""
+
+    optics: Optics
+    occupancy: Float[Array, " atoms"]
+    tables: Any
+    beams: Any
 
 
 @eqx.filter_jit
-def _signals(
-    atom_position: Float[Array, "atoms 3"],
-    occupancy: Float[Array, " atoms"],
-    plan: SlicePlan,
-    tables: SliceTables,
-    optics: Optics,
-    probe_position: Float[Array, "probes 2"],
-    batch: int,
-) -> Float[Array, "probes exits detectors"]:
-    def read(psi, beyond):
-        pattern = jnp.abs(jnp.fft.fft2(psi, norm="ortho")) ** 2
-        inside = jnp.einsum("byx,dyx->bd", pattern, optics.masks)
-        lost = 1 - pattern.sum((-1, -2))
-        return inside + optics.lost * lost[:, None] - beyond @ optics.edge.T
+def _run(tiles, position: Float[Array, "atoms 3"], shared: _Shared, route: str, batch: int, mesh) -> Signals:
+    """Every tile of one configuration; name -> (tiles, positions, exits, *channels)."""
 
-    def one_batch(xy):
-        ramp_x = jnp.exp(-2j * jnp.pi * xy[:, 0, None] * tables.kx)
-        ramp_y = jnp.exp(-2j * jnp.pi * xy[:, 1, None] * tables.ky)
-        total = 0
-        for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
-            psi = jnp.fft.ifft2(spectrum * ramp_y[:, :, None] * ramp_x[:, None, :], norm="ortho")
-            total += weight * multislice(psi, specimen, optics.propagate, read)
-        return jnp.swapaxes(total, 0, 1)  # pyright: ignore[reportArgumentType]
+    def one_tile(shared, position, tile):
+        plan, xy, tilt = tile
+        specimen = Specimen(position, shared.occupancy, shared.tables)
+        if route == "matrix":
+            return matrix_signals(specimen, plan, shared.optics, xy, shared.beams, batch)
+        return probe_signals(specimen, plan, shared.optics, xy, tilt, batch)
 
-    specimen = slab(atom_position, occupancy, plan, tables)
-    n = probe_position.shape[0]
-    batch = min(batch, n)
-    padded = jnp.pad(probe_position, ((0, -n % batch), (0, 0)), mode="edge")
-    out = jax.lax.map(one_batch, padded.reshape(-1, batch, 2))
-    return out.reshape(-1, *out.shape[2:])[:n]
+    def all_tiles(tiles, position, shared):
+        return jax.lax.map(partial(one_tile, shared, position), tiles)
 
-
-def _source_blur(
-    signals: Float[Array, "*stack rows cols"], probe: Probe, scan: Scan, atoms: Atoms
-) -> Float[Array, "*stack rows cols"]:
-    """Convolve the intensity with the source over a scan that spans the periodic box."""
-    if not is_traced(probe.source_size) and not np.asarray(probe.source_size).any():
-        return signals
-    span = np.asarray(scan.end, float) - np.asarray(scan.start, float)
-    if np.abs(span - np.array(atoms.box[:2])).max() > 1e-3:
-        raise InputError(
-            "source_size",
-            np.asarray(probe.source_size),
-            "needs a scan that spans the periodic box",
-            f"scan {atoms.box[:2]} Å",
+    if mesh is not None:
+        over, everywhere = PartitionSpec("tiles"), PartitionSpec()
+        all_tiles = jax.shard_map(
+            all_tiles, mesh=mesh, in_specs=(over, everywhere, everywhere), out_specs=over, check_vma=False
         )
-    rows, cols = scan.shape
-    fy, fx = np.fft.fftfreq(rows, span[1] / rows), np.fft.rfftfreq(cols, span[0] / cols)
-    sx, sy = probe.source_size
-    envelope = jnp.exp(-2 * jnp.pi**2 * ((sy * fy[:, None]) ** 2 + (sx * fx[None]) ** 2))
-    return jnp.fft.irfft2(jnp.fft.rfft2(signals) * envelope, s=(rows, cols))
+    return all_tiles(tiles, position, shared)
+
+
+def _average(signals, atoms: Atoms, thermal: ThermalModel) -> tuple[Signals, Signals | None]:
+    """Mean over configurations and its standard error, from the spread of independent draws, updated as they come."""
+    pair = 2 if thermal is not None and thermal.antithetic else 1
+    draws = configurations(thermal) // pair
+    mean = spread = None
+    for i in range(draws):
+        members = [signals(displaced_positions(atoms, thermal, i * pair + j)) for j in range(pair)]
+        value = jax.tree.map(lambda *s: sum(s) / pair, *members)
+        if mean is None:
+            mean, spread = value, jax.tree.map(jnp.zeros_like, value)
+            continue
+        delta = jax.tree.map(jnp.subtract, value, mean)
+        mean = jax.tree.map(lambda m, d: m + d / (i + 1), mean, delta)  # noqa: B023
+        spread = jax.tree.map(lambda s, d, v, m: s + d * (v - m), spread, delta, value, mean)
+    assert mean is not None
+    if draws < 2:
+        return mean, None
+    return mean, jax.tree.map(lambda s: jnp.sqrt(s / (draws - 1) / draws), spread)

@@ -4,10 +4,12 @@ from ferrojax.multislice.propagation import exit_wave as exit_wave
 from ferrojax.multislice.propagation import multislice as multislice
 from ferrojax.multislice.propagation import propagator as propagator
 from ferrojax.multislice.propagation import slab as slab
+from ferrojax.multislice.propagation import transport as transport
 from ferrojax.multislice.scattering import projected_potential as projected_potential
 from ferrojax.multislice.scattering import projected_transform as projected_transform
 from ferrojax.multislice.scattering import scattering_factor as scattering_factor
 from ferrojax.multislice.slices import SlicePlan as SlicePlan
+from ferrojax.multislice.slices import cut_windows as cut_windows
 from ferrojax.multislice.slices import plan_slices as plan_slices
 from ferrojax.multislice.thermal import FastThermal as FastThermal
 from ferrojax.multislice.thermal import FrozenPhonons as FrozenPhonons

@@ -1,5 +1,6 @@
 """The multislice recursion: transmit at the slice's entrance, propagate its full thickness."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from ferrojax.constants import wavelength
-from ferrojax.crystal import Atoms
+from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice.slices import SlicePlan, plan_slices
@@ -18,17 +19,24 @@ from ferrojax.multislice.transmission import SliceTables, slice_tables, slice_tr
 from ferrojax.optics import PlaneWave
 
 Read = Callable[[Complex[Array, "batch rows cols"], Float[Array, "batch edges"]], Any]
+Watch = Callable[[Complex[Array, "batch rows cols"], Any], Any]
+BLOCK = 16
+"""Slices between the waves that reverse mode keeps: near the square root of the usual number of slices."""
 
 
 def propagator(
-    grid: Grid, energy: float, distance: float, tilt: Float[Array, "2"], limit: np.ndarray
-) -> Complex[Array, "rows cols"]:
+    grid: Grid, energy: float, distance: float, tilt: Float[Array, "*batch 2"], limit: np.ndarray
+) -> Complex[Array, "*batch rows cols"]:
     """exp(−iπλΔz k²)·exp(−2πiΔz(kx tan tx + ky tan ty)) within the band limit; tilt (x, y) in mrad."""
-    ky, kx = grid.frequencies
-    slope = jnp.tan(tilt * 1e-3)
-    ramp = kx[None] * slope[0] + ky[:, None] * slope[1]
     fresnel = np.exp(-1j * np.pi * wavelength(energy) * distance * grid.k**2) * limit
-    return jnp.asarray(fresnel) * jnp.exp(-2j * jnp.pi * distance * ramp)
+    return jnp.asarray(fresnel) * tilt_ramp(grid, distance, tilt)
+
+
+def tilt_ramp(grid: Grid, distance: float, tilt: Float[Array, "*batch 2"]) -> Complex[Array, "*batch rows cols"]:
+    """exp(−2πiΔz(kx tan tx + ky tan ty)): shifts the wave against the columns by Δz·tan; tilt (x, y) in mrad."""
+    ky, kx = grid.frequencies
+    slope = -2j * jnp.pi * distance * jnp.tan(tilt * 1e-3)
+    return jnp.exp(slope[..., 1, None] * ky)[..., :, None] * jnp.exp(slope[..., 0, None] * kx)[..., None, :]
 
 
 STACK_LIMIT = 2**28
@@ -36,72 +44,130 @@ STACK_LIMIT = 2**28
 
 
 class Slab(eqx.Module):
-    """A specimen in one thermal configuration, ready to be sent waves through."""
+    """A specimen in one thermal configuration, ready to be sent waves through.
 
-    position: Float[Array, "atoms 3"]
-    occupancy: Float[Array, " atoms"]
-    plan: SlicePlan
-    tables: SliceTables
+    xy, weight: the atoms of every slice, Å from the corner of the grid. stack: t and μ of every slice, if kept.
+    """
+
+    xy: Float[Array, "slices elements most 2"]
+    weight: Float[Array, "slices elements most"]
     stack: tuple[Complex[Array, "slices rows cols"], Float[Array, "slices edges rows cols"] | None] | None
+    tables: SliceTables
+    exits: tuple[int, ...] = eqx.field(static=True)
 
-    def transmission(self, index, present):
-        """t and the cross-sections beyond the outer angles of the slice with these atoms."""
-        return slice_transmission(self.tables, self.position[index][..., :2], self.occupancy[index] * present)
-
-    def entries(self):
-        """What the recursion runs over, one entry a slice: (t, μ) where they are kept, else the atoms."""
-        n = max(self.plan.exits)
-        atoms = (self.plan.index[:n], self.plan.present[:n].astype(self.tables.carried.dtype))
-        return atoms if self.stack is None else self.stack
+    def transmission(self, atoms, kept):
+        """t (rows, cols) of one slice, and the cross-sections beyond the outer angles, if tabled."""
+        return slice_transmission(self.tables, *atoms) if kept is None else kept
 
 
 def slab(
-    position: Float[Array, "atoms 3"], occupancy: Float[Array, " atoms"], plan: SlicePlan, tables: SliceTables
+    position: Float[Array, "atoms 3"],
+    occupancy: Float[Array, " atoms"],
+    plan: SlicePlan,
+    tables: SliceTables,
 ) -> Slab:
     """Make the slices' transmission functions once if they fit, so that all probe batches share them."""
-    bare = Slab(position, occupancy, plan, tables, None)
+    n = plan.exits[-1]
+    xy, weight = (a[:n].astype(tables.carried.dtype) for a in plan.place(position, occupancy))
+    if n * transmission_bytes(tables) > STACK_LIMIT:
+        return Slab(xy, weight, None, tables, plan.exits)
+    stack = jax.lax.map(jax.checkpoint(lambda atoms: slice_transmission(tables, *atoms)), (xy, weight))
+    return Slab(xy, weight, stack, tables, plan.exits)
+
+
+def transmission_bytes(tables: SliceTables) -> int:
+    """Bytes of one slice's transmission function and cross-sections."""
     edges = 0 if tables.beyond is None else tables.beyond.shape[0]
-    if max(plan.exits) * tables.carried.size * tables.carried.itemsize * (2 + edges) > STACK_LIMIT:
-        return bare
-    stack = jax.lax.map(lambda entry: bare.transmission(*entry), bare.entries())
-    return Slab(position, occupancy, plan, tables, stack)
+    return tables.carried.size * tables.carried.dtype.itemsize * (2 + edges)
 
 
 def multislice(
     psi: Complex[Array, "batch rows cols"],
     specimen: Slab,
-    propagate: Complex[Array, "rows cols"],
+    propagate: Complex[Array, "*batch rows cols"],
     read: Read,
+    block: int = BLOCK,
 ) -> Any:
     """Send a batch of waves through the slices; `read(psi, beyond)` is called at each exit plane.
 
     Returns read's pytree with a leading axis over exit planes. beyond: Σ_slices ∫|ψ|²μ per outer edge, the
-    intensity scattered beyond it (empty where the tables hold none).
+    intensity scattered beyond it (empty where the tables hold none). propagate: one kernel, or one a wave.
+    block: in reverse mode only the wave before every `block` slices is kept, the rest is computed again.
     """
-    plan, tables = specimen.plan, specimen.tables
-    edges = 0 if tables.beyond is None else tables.beyond.shape[0]
-    beyond = jnp.zeros((psi.shape[0], edges), tables.carried.dtype)
-    slot = np.full(max(plan.exits), -1, np.int32)
-    slot[np.array(plan.exits) - 1] = np.arange(len(plan.exits))
-    buffer = jax.tree.map(lambda a: jnp.zeros((len(plan.exits), *a.shape), a.dtype), jax.eval_shape(read, psi, beyond))
+
+    def from_spectrum(spectrum, beyond):
+        return read(jnp.fft.ifft2(spectrum), beyond)
+
+    return transport(jnp.fft.fft2(psi), specimen, propagate, from_spectrum, block=block)[0]
+
+
+def transport(
+    spectrum: Complex[Array, "batch rows cols"],
+    specimen: Slab,
+    propagate: Complex[Array, "*batch rows cols"],
+    read: Read,
+    watch: Watch | None = None,
+    block: int = BLOCK,
+) -> tuple[Any, Any]:
+    """`multislice` between Fourier transforms: waves come, and are read, as spectra in FFT order.
+
+    watch(spectrum, (xy, weight)) sees the waves at the entrance of every slice; what it returns is collected as
+    (slices, ...), the second result.
+    """
+    stride = math.gcd(*specimen.exits)
+    stops = specimen.exits[-1] // stride
+    edges = 0 if specimen.tables.beyond is None or watch is not None else specimen.tables.beyond.shape[0]
+    beyond = jnp.zeros((spectrum.shape[0], edges), specimen.tables.carried.dtype)
+
+    def step(carry, entry):
+        spectrum, beyond = carry
+        seen = None if watch is None else watch(spectrum, entry[0])
+        t, mu = specimen.transmission(*entry)
+        psi = jnp.fft.ifft2(spectrum)
+        if mu is not None and edges:
+            beyond = beyond + jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu)
+        return (jnp.fft.fft2(psi * t) * propagate, beyond), seen
 
     @jax.checkpoint
-    def step(carry, entry):
-        psi, beyond, buffer = carry
-        what, exit_slot = entry
-        t, mu = specimen.transmission(*what) if specimen.stack is None else what
-        if mu is not None:
-            beyond = beyond + jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu)
-        psi = jnp.fft.ifft2(jnp.fft.fft2(psi * t) * propagate)
+    def advance(carry, entries):
+        return jax.lax.scan(step, carry, entries)
+
+    # Signals are read only at multiples of the exits' common divisor: the recursion runs from one to the next.
+    entries = ((specimen.xy, specimen.weight), specimen.stack)
+    segments = jax.tree.map(lambda a: a.reshape(stops, stride, *a.shape[1:]), entries)
+    slots = np.full(stops, -1, np.int32)
+    slots[np.array(specimen.exits) // stride - 1] = np.arange(len(specimen.exits))
+    shapes = jax.eval_shape(read, spectrum, beyond)
+    buffer = jax.tree.map(lambda a: jnp.zeros((len(specimen.exits), *a.shape), a.dtype), shapes)
+
+    def to_stop(carry, what):
+        wave, buffer = carry
+        segment, slot = what
+        wave, seen = _in_blocks(advance, wave, segment, block)
 
         def store():
-            return jax.tree.map(lambda b, v: b.at[exit_slot].set(v), buffer, read(psi, beyond))
+            return jax.tree.map(lambda b, v: b.at[slot].set(v), buffer, read(*wave))
 
-        buffer = jax.lax.cond(exit_slot >= 0, store, lambda: buffer)
-        return (psi, beyond, buffer), None
+        buffer = store() if (slots >= 0).all() else jax.lax.cond(slot >= 0, store, lambda: buffer)
+        return (wave, buffer), seen
 
-    (_, _, buffer), _ = jax.lax.scan(step, (psi, beyond, buffer), (specimen.entries(), jnp.asarray(slot)))
-    return buffer
+    (_, buffer), seen = jax.lax.scan(to_stop, ((spectrum, beyond), buffer), (segments, jnp.asarray(slots)))
+    return buffer, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), seen)
+
+
+def _in_blocks(advance: Callable[[Any, Any], Any], carry: Any, entries: Any, block: int) -> Any:
+    """advance over all entries, `block` at a time, the remainder last."""
+    n = jax.tree.leaves(entries)[0].shape[0]
+    whole = n // block * block
+    if n <= block:
+        return advance(carry, entries)
+    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), entries)
+    carry, seen = jax.lax.scan(advance, carry, blocks)
+    seen = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), seen)
+    if n > whole:
+        carry, last = advance(carry, jax.tree.map(lambda a: a[whole:], entries))
+        seen = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), seen, last)
+    return carry, seen
 
 
 def exit_wave(
@@ -121,6 +187,7 @@ def exit_wave(
     box = (atoms.box[1], atoms.box[0])
     if np.abs(np.array(grid.extent) - box).max() > 1e-3:
         raise InputError("grid", grid.extent, f"does not span the box {box} Å (y, x)", "use Grid.for_box")
+    check_atoms(atoms)
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
     tables = slice_tables(plan.elements, grid, illumination.energy, transmission)
     kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), grid.band_limit())

@@ -1,6 +1,7 @@
 """Slicing a specimen: which atom belongs to which slice, worked out eagerly into a static plan."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -17,13 +18,28 @@ class SlicePlan(eqx.Module):
     """Which atoms (indices) each slice holds, by element, and after which slices signals are read.
 
     index: (slices, elements, most) atom indices; present: 1 where the index is real, 0 where it pads.
+    origin: (x, y) Å of the corner of a window cut out of the specimen, of extent `window` (x, y); None: the box.
+    Plans of several windows are stacked along leading axes (`cut_windows`).
     """
 
-    index: Int[Array, "slices elements most"]
-    present: Float[Array, "slices elements most"]
+    index: Int[Array, "*windows slices elements most"]
+    present: Float[Array, "*windows slices elements most"]
+    origin: Float[Array, "*windows 2"] | None
     elements: tuple[str, ...] = eqx.field(static=True)
     slice_thickness: float = eqx.field(static=True)
     exits: tuple[int, ...] = eqx.field(static=True)
+    box: tuple[float, float] = eqx.field(static=True)
+    window: tuple[float, float] = eqx.field(static=True)
+
+    def place(
+        self, position: Float[Array, "atoms 3"], occupancy: Float[Array, " atoms"]
+    ) -> tuple[Float[Array, "slices elements most 2"], Float[Array, "slices elements most"]]:
+        """(x, y) Å of every slice's atoms from the corner of the window, and their weight (0 where it pads)."""
+        xy = position[self.index][..., :2]
+        if self.origin is not None:
+            box, centre = jnp.asarray(self.box, xy.dtype), self.origin + jnp.asarray(self.window, xy.dtype) / 2
+            xy = xy - box * jnp.round(jax.lax.stop_gradient((xy - centre) / box)) - self.origin
+        return xy, occupancy[self.index] * self.present
 
 
 def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[float] | None = None) -> SlicePlan:
@@ -43,20 +59,66 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[fl
         worst = z[np.argmax(np.abs(z - depth / 2))]
         raise InputError("position", f"z = {worst:.3f} Å", "lies outside the box", f"keep 0 ≤ z < {depth:.3f} Å")
     layer = np.clip(np.floor((z + EDGE) / step).astype(int), 0, count - 1)
-    number = np.array(atoms.number)
-    kinds = np.unique(number)
-    groups = [[np.flatnonzero((layer == s) & (number == e)) for e in kinds] for s in range(count)]
-    most = max(len(g) for row in groups for g in row)
-    index = np.zeros((count, len(kinds), most), np.int32)
-    present = np.zeros((count, len(kinds), most), np.float32)
-    for s, row in enumerate(groups):
-        for e, group in enumerate(row):
-            index[s, e, : len(group)] = group
-            present[s, e, : len(group)] = 1
+    kinds, kind = np.unique(np.array(atoms.number), return_inverse=True)
+    index, present = _grouped(layer * len(kinds) + kind, count * len(kinds))
+    shape = (count, len(kinds), -1)
     exits = (count,) if thicknesses is None else tuple(_exit(t, step, count) for t in thicknesses)
-    if list(exits) != sorted(set(exits)):
+    if not exits or list(exits) != sorted(set(exits)):
         raise InputError("thicknesses", thicknesses, "must rise by at least a slice each", f"slice {step:.3f} Å")
-    return SlicePlan(jnp.asarray(index), jnp.asarray(present), tuple(SYMBOLS[z] for z in kinds), step, exits)
+    return SlicePlan(
+        jnp.asarray(index.reshape(shape)),
+        jnp.asarray(present.reshape(shape)),
+        None,
+        tuple(SYMBOLS[z] for z in kinds),
+        step,
+        exits,
+        atoms.box[:2],
+        atoms.box[:2],
+    )
+
+
+def cut_windows(plan: SlicePlan, atoms: Atoms, centre: np.ndarray, window: tuple[float, float]) -> SlicePlan:
+    """The plan of each window of extent `window` (x, y) around `centre` (windows, 2) Å: only the atoms inside it.
+
+    The box is periodic in x and y, so a window may hang over its edge; it must not be larger than the box.
+    """
+    half, box = np.array(window) / 2, np.array(plan.box)
+    groups = plan.index.shape[0] * plan.index.shape[1]
+    present = np.asarray(plan.present).reshape(groups, -1) > 0
+    atom = np.asarray(plan.index).reshape(groups, -1)[present]
+    group = np.broadcast_to(np.arange(groups)[:, None], present.shape)[present]
+    xy = np.asarray(atoms.position, float)[atom, :2]
+    tables = []
+    for c in centre:
+        offset = xy - c
+        inside = (np.abs(offset - box * np.round(offset / box)) <= half + 1e-9).all(1)
+        tables.append(_grouped(group[inside], groups, atom[inside]))
+    most = max(index.shape[1] for index, _ in tables)
+    stacks = [np.stack([np.pad(t[i], ((0, 0), (0, most - t[i].shape[1]))) for t in tables]) for i in (0, 1)]
+    shape = (len(centre), *plan.index.shape[:2], most)
+    return SlicePlan(
+        jnp.asarray(stacks[0].reshape(shape)),
+        jnp.asarray(stacks[1].reshape(shape)),
+        jnp.asarray(centre - half, jnp.result_type(float)),
+        plan.elements,
+        plan.slice_thickness,
+        plan.exits,
+        plan.box,
+        tuple(window),
+    )
+
+
+def _grouped(group: np.ndarray, groups: int, item: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Items sorted into (groups, most) tables: their index, and 1 where the entry is real."""
+    item = np.arange(len(group)) if item is None else item
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group, minlength=groups)
+    rank = np.arange(len(group)) - np.repeat(np.cumsum(size) - size, size)
+    index = np.zeros((groups, max(1, size.max())), np.int32)
+    present = np.zeros(index.shape, np.float32)
+    index[group[order], rank] = item[order]
+    present[group[order], rank] = 1
+    return index, present
 
 
 def _exit(thickness: float, step: float, count: int) -> int:

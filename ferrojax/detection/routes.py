@@ -1,0 +1,163 @@
+"""Two ways from a specimen to signals: send every probe through, or send the aperture's plane waves once.
+
+A probe is a sum of the plane waves inside its aperture, so the exit wave of any probe is the same sum of theirs (the
+scattering matrix of PRISM without interpolation, exact for the window). It pays where positions outnumber beams.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+from ferrojax.detection.reading import Optics, Signals, crop, embed
+from ferrojax.grid import Grid
+from ferrojax.multislice import SlicePlan, SliceTables, slab, transport
+from ferrojax.multislice.propagation import BLOCK, Slab, tilt_ramp
+
+KEPT_WAVES = 2**30
+"""Bytes of waves that reverse mode may keep between batches; beyond that, each batch is computed again."""
+
+
+class Specimen(eqx.Module):
+    """Atoms of one thermal configuration with the tables to place them."""
+
+    position: Float[Array, "atoms 3"]
+    occupancy: Float[Array, " atoms"]
+    tables: SliceTables
+
+
+def probe_signals(
+    specimen: Specimen,
+    plan: SlicePlan,
+    optics: Optics,
+    xy: Float[Array, "probes 2"],
+    tilt: Float[Array, "probes 2"] | None,
+    batch: int,
+) -> Signals:
+    """Every probe through the window; name -> (probes, exits, *channels). xy: Å from the window's corner."""
+    medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
+    pixels = optics.grid.shape[0] * optics.grid.shape[1]
+
+    def one_batch(what):
+        xy, tilt = what
+        kernel = optics.propagate if tilt is None else _tilted(optics, plan, tilt)
+        ramp = _ramp(optics, xy)
+
+        def read(spectrum, beyond):
+            return optics.read(jnp.abs(crop(spectrum, optics.seen)) ** 2 / pixels, beyond)
+
+        total = None
+        for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
+            # The inverse transform divides by the pixels, so unit norm in real space needs their root here.
+            wave = embed(spectrum * ramp, optics.grid) * pixels**0.5
+            signals = transport(wave, medium, kernel, read)[0]
+            signals = jax.tree.map(lambda s: weight * s, signals)  # noqa: B023
+            total = signals if total is None else jax.tree.map(jnp.add, total, signals)
+        return jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), total)
+
+    kept = xy.shape[0] * (plan.exits[-1] // BLOCK + 1) * pixels * 8
+    return _in_batches(jax.checkpoint(one_batch) if kept > KEPT_WAVES else one_batch, (xy, tilt), batch)
+
+
+def matrix_signals(
+    specimen: Specimen,
+    plan: SlicePlan,
+    optics: Optics,
+    xy: Float[Array, "probes 2"],
+    beams: Int[Array, "2 beams"],
+    batch: int,
+) -> Signals:
+    """The same through the scattering matrix; beams: (2, beams) indices (row, col) of the aperture's plane waves."""
+    medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
+    pixels = optics.grid.shape[0] * optics.grid.shape[1]
+    rows, cols = optics.seen.shape
+    local = None if specimen.tables.beyond is None else _LocalLoss.of(specimen.tables, optics)
+
+    def one_batch(index):
+        flat = jax.nn.one_hot(index[:, 0] * cols + index[:, 1], rows * cols, dtype=optics.spectrum.dtype)
+        wave = embed(flat.reshape(-1, rows, cols), optics.grid) * pixels**0.5
+
+        def read(spectrum, _):
+            return crop(spectrum, optics.seen) / pixels**0.5
+
+        watch = None if local is None else local.at_atoms
+        waves, seen = transport(wave, medium, optics.propagate, read, watch)
+        return jnp.swapaxes(waves, 0, 1), None if seen is None else jnp.swapaxes(seen, 0, 1)
+
+    # (beams, exits, r, c) and (beams, slices, edges, elements, most)
+    matrix, at_atoms = _in_batches(one_batch, beams.T, batch)
+
+    def positions(xy):
+        ramp = _ramp(optics, xy)[:, beams[0], beams[1]]
+        total = None
+        for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
+            coefficient = ramp * spectrum[beams[0], beams[1]]
+            pattern = jnp.abs(jnp.einsum("pb,bekl->pekl", coefficient, matrix)) ** 2
+            beyond = jnp.zeros((*pattern.shape[:2], 0), pattern.dtype)
+            if local is not None:
+                beyond = local.beyond(jnp.einsum("pb,bsgem->psgem", coefficient, at_atoms), medium)
+            flat = optics.read(
+                pattern.reshape(-1, rows, cols),
+                beyond.reshape(pattern.shape[0] * pattern.shape[1], -1 if beyond.shape[-1] else 0),
+            )
+            signals = {k: weight * v.reshape(*pattern.shape[:2], *v.shape[1:]) for k, v in flat.items()}
+            total = signals if total is None else jax.tree.map(jnp.add, total, signals)
+        return total
+
+    return _in_batches(positions, xy, batch)
+
+
+class _LocalLoss(eqx.Module):
+    """What is scattered beyond outer angles, from the waves at the atoms alone.
+
+    ∫|ψ|²μ ≈ σ|ψ̄|² with σ = ∫μ and ψ̄ the wave at the atom, smoothed by μ's own shape: exact in the second moment
+    of μ where |ψ| has its maximum, and linear in the wave, so that it passes through the scattering matrix.
+    """
+
+    smooth: Float[Array, "edges elements r c"]
+    total: Float[Array, "edges elements"]
+    grid: Grid = eqx.field(static=True)
+    seen: Grid = eqx.field(static=True)
+
+    @staticmethod
+    def of(tables: SliceTables, optics: Optics) -> "_LocalLoss":
+        total = tables.beyond[..., 0, 0]
+        return _LocalLoss(crop(tables.beyond, optics.seen) / total[..., None, None], total, optics.grid, optics.seen)
+
+    def at_atoms(
+        self, spectrum: Complex[Array, "batch rows cols"], atoms
+    ) -> Complex[Array, "batch edges elements most"]:
+        xy, _ = atoms
+        ky, kx = (jnp.asarray(k, xy.dtype) for k in self.seen.frequencies)
+        ex, ey = jnp.exp(2j * jnp.pi * xy[..., 0, None] * kx), jnp.exp(2j * jnp.pi * xy[..., 1, None] * ky)
+        smooth = crop(spectrum, self.seen)[:, None, None] * self.smooth
+        rows = jnp.einsum("bgekl,eml->bgekm", smooth, ex)
+        return jnp.einsum("bgekm,emk->bgem", rows, ey) / (self.grid.shape[0] * self.grid.shape[1])
+
+    def beyond(self, amplitude, medium: Slab) -> Float[Array, "batch exits edges"]:
+        """amplitude: (batch, slices, edges, elements, most)."""
+        loss = jnp.einsum("psgem,ge,sem->psg", jnp.abs(amplitude) ** 2, self.total, medium.weight)
+        return jnp.cumsum(loss, 1)[:, np.array(medium.exits) - 1]
+
+
+def _ramp(optics: Optics, xy: Float[Array, "batch 2"]) -> Complex[Array, "batch r c"]:
+    """exp(−2πi k·r): moves a probe from the corner to xy."""
+    ky, kx = (jnp.asarray(k, xy.dtype) for k in optics.seen.frequencies)
+    x = jnp.exp(-2j * jnp.pi * xy[:, 0, None] * kx)
+    y = jnp.exp(-2j * jnp.pi * xy[:, 1, None] * ky)
+    return y[:, :, None] * x[:, None, :]
+
+
+def _tilted(optics: Optics, plan: SlicePlan, tilt: Float[Array, "batch 2"]) -> Complex[Array, "batch rows cols"]:
+    """The run's kernel with the ramp of every probe's own tilt."""
+    return optics.propagate * tilt_ramp(optics.grid, plan.slice_thickness, tilt)
+
+
+def _in_batches(function, items, batch: int):
+    """function over the leading axis of items, `batch` at a time (the last is filled up by repeating)."""
+    n = jax.tree.leaves(items)[0].shape[0]
+    batch = min(batch, n)
+    padded = jax.tree.map(lambda a: jnp.pad(a, ((0, -n % batch), *[(0, 0)] * (a.ndim - 1)), mode="edge"), items)
+    out = jax.lax.map(function, jax.tree.map(lambda a: a.reshape(-1, batch, *a.shape[1:]), padded))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], out)

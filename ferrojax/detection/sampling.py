@@ -1,0 +1,94 @@
+"""Which positions to compute for a scan, and how its pixels follow from them.
+
+The intensity that a probe of semi-angle α records is band-limited to 2α/λ as a function of its position, whatever the
+specimen. A scan of the whole periodic box is therefore computed at that limit and resampled exactly, and the source
+size, a convolution over the scan, multiplies the same Fourier series. Elsewhere the pixels asked for are computed,
+with a margin around them where a source has to be convolved.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ferrojax.detection.scan import Scan
+from ferrojax.errors import InputError, is_traced
+from ferrojax.optics import Probe
+
+MARGIN = 1.5
+"""Å around a partial scan, beyond 4 times the source's rms: where the band-limited kernel's tail has died out."""
+
+
+class ScanSampling(eqx.Module):
+    """Positions (rows, cols, 2) Å (x, y) to compute, and matrices (out, in) from them to the pixels; None: as they are.
+
+    shape: of what is computed.
+    """
+
+    position: Float[Array, "rows cols 2"]
+    rows: Float[Array, "rows_out rows"] | None
+    cols: Float[Array, "cols_out cols"] | None
+
+    def resample(self, signal: Float[Array, "rows cols *rest"]) -> Float[Array, "rows_out cols_out *rest"]:
+        """From the computed positions to the scan's pixels."""
+        if self.rows is not None:
+            signal = jnp.tensordot(self.rows, signal, 1)
+        if self.cols is not None:
+            signal = jnp.moveaxis(jnp.tensordot(self.cols, signal, ((1,), (1,))), 0, 1)
+        return signal
+
+
+def scan_sampling(scan: Scan, probe: Probe, box: tuple[float, float], exact_positions: bool = False) -> ScanSampling:
+    """Plan the positions of a scan; with `exact_positions` (a tilt for each) every pixel is computed as it stands."""
+    source = is_traced(probe.source_size) or bool(np.asarray(probe.source_size).any())
+    fixed = any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle))
+    if (fixed or exact_positions) and not source:
+        return ScanSampling(scan.position, None, None)
+    if fixed or exact_positions:
+        what = "a tilt for each position" if exact_positions else "a traced scan or semi-angle"
+        raise InputError("source_size", "set", f"cannot be combined with {what}", "blur the signal afterwards")
+    reach = 2 * (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength  # 1/Å
+    start, end = np.asarray(scan.start, float), np.asarray(scan.end, float)
+    axes = [
+        _axis(start[i], end[i] - start[i], scan.shape[1 - i], box[i], reach, probe.source_size[i] if source else None)
+        for i in (0, 1)
+    ]
+    (x, cols), (y, rows) = axes
+    position = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), -1).astype(scan.start.dtype)
+    return ScanSampling(position, rows, cols)
+
+
+def _axis(start: float, span: float, count: int, period: float, reach: float, source):
+    """Positions (Å) along one axis and the matrix to its pixels."""
+    step = span / count
+    pixel = start + step * np.arange(count)
+    nyquist = 2 * int(np.ceil(reach * period)) + 1
+    if abs(abs(span) - period) < 1e-3 * period:
+        if source is None and count <= nyquist:
+            return pixel, None
+        at = start + period * np.arange(nyquist) / nyquist
+        q = np.arange(-(nyquist // 2), nyquist // 2 + 1) / period
+        phase = np.exp(2j * np.pi * q[None, None] * (pixel[:, None] - at[None])[..., None])
+        weight = jnp.exp(-2 * (jnp.pi * source * q) ** 2) if source is not None else np.ones(nyquist)
+        return at, jnp.asarray(phase.real, jnp.result_type(float)) @ jnp.asarray(weight) / nyquist
+    if source is None:
+        return pixel, None
+    return _with_margin(pixel, abs(step), reach, source)
+
+
+def _with_margin(pixel: np.ndarray, step: float, reach: float, source):
+    """A finer, longer row of positions, and the source convolved over it."""
+    if is_traced(source):
+        raise InputError(
+            "source_size", "traced", "needs a scan of the whole periodic box", "scan (0, 0) to the box, or fix it"
+        )
+    fine = 0.5 / reach
+    fine = step / np.ceil(step / fine - 1e-9) if step > 0 else fine
+    pad = int(np.ceil((4 * float(source) + MARGIN) / fine))
+    low, high = pixel.min(), pixel.max()
+    at = low + fine * np.arange(-pad, round((high - low) / fine) + pad + 1)
+    q, w = np.polynomial.legendre.leggauss(400)
+    q, w = (q + 1) / 2 * reach, w / 2 * reach
+    kernel = np.cos(2 * np.pi * (pixel[:, None] - at[None])[..., None] * q)
+    kernel = 2 * kernel @ (w * np.exp(-2 * (np.pi * float(source) * q) ** 2))
+    return at, jnp.asarray(kernel / kernel.sum(1, keepdims=True), jnp.result_type(float))
