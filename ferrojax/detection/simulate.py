@@ -19,22 +19,28 @@ from ferrojax.multislice import (
     SlicePlan,
     SliceTables,
     ThermalModel,
+    aligned_slices,
     configurations,
     displaced_positions,
     multislice,
     plan_slices,
     propagator,
+    return_rate,
     slab,
     slice_tables,
     standard_error,
 )
 from ferrojax.optics import Probe, probe_spectrum
 
-SAMPLING, FAST_SAMPLING = 0.045, 0.0625
+SAMPLING, FAST_SAMPLING = 0.045, 0.1
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
-FAST_FRACTION = 0.5
-CLEARANCE = 1.2
-"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to a few percent."""
+SLICE, FAST_SLICE = 2.1, 4.2
+"""Default ceilings of the slice thickness in Å; the second holds one perovskite cell."""
+FAST_FRACTION, FAST_CARRIED = 0.9, 0.95
+"""FastThermal's band limits of the wave and of t, as parts of Nyquist: products fold over, but only what was
+scattered twice far out, and it stays a loss or lands far out again."""
+CLEARANCE = 1.45
+"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to three percent."""
 
 
 class Optics(eqx.Module):
@@ -46,8 +52,8 @@ class Optics(eqx.Module):
     masks: Float[Array, "detectors rows cols"]
     lost: Float[Array, " detectors"]
     """1 where the norm that left the band limit belongs to the detector."""
-    edge: Float[Array, "detectors edges"]
-    """Picks for each such detector what went beyond its outer angle."""
+    edge: Float[Array, "detectors removals"]
+    """What each detector takes out: what went beyond its outer angle, and last what left it again later."""
 
 
 def simulate(
@@ -60,7 +66,7 @@ def simulate(
     tilt=(0.0, 0.0),
     thicknesses: list[float] | None = None,
     sampling: float | Grid | None = None,
-    slice_thickness: float = 2.0,
+    slice_thickness: float | None = None,
     transmission: str = "renormalised",
     plan: SlicePlan | None = None,
     batch: int = 16,
@@ -70,14 +76,18 @@ def simulate(
     Returns name -> Image, .data (rows, cols) or, with `thicknesses` (Å), (thickness, rows, cols), as a fraction
     of the incident beam; .standard_error over thermal configurations where there are at least two.
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth. sampling: a ceiling
-    in Å per pixel, or a Grid. batch: probes propagated together. Pass a `plan` (`plan_slices`) when positions
+    in Å per pixel, or a Grid. slice_thickness: a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with
+    the atomic layers). batch: probes propagated together. Pass a `plan` (`plan_slices`) when positions
     are traced; positions, occupancy, thermal rms, tilt, probe and scan are differentiable.
     """
     if not detectors:
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
-    plan = plan_slices(atoms, slice_thickness, thicknesses) if plan is None else plan
+    if plan is None:
+        ceiling = FAST_SLICE if isinstance(thermal, FastThermal) else SLICE
+        step = aligned_slices(atoms, ceiling) if slice_thickness is None else slice_thickness
+        plan = plan_slices(atoms, step, thicknesses)
     grid = _grid(atoms, sampling, thermal)
-    optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission)
+    optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission, atoms)
     position = scan.position.reshape(-1, 2)
     runs = [
         _signals(displaced_positions(atoms, thermal, c), atoms.occupancy, plan, tables, optics, position, batch)
@@ -111,6 +121,7 @@ def _prepare(
     detectors: Mapping[str, AnnularDetector],
     thermal: ThermalModel,
     transmission: str,
+    atoms: Atoms,
 ) -> tuple[Optics, SliceTables]:
     fast = isinstance(thermal, FastThermal)
     fraction, taper = (FAST_FRACTION, 0.0) if fast else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
@@ -118,19 +129,25 @@ def _prepare(
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if reach < d.outer < np.inf}))
-    carried = grid.band_limit(2 * fraction, 0.0) if fast else limit
+    carried = grid.band_limit(FAST_CARRIED, 0.0) if fast else limit
     tables = slice_tables(plan.elements, grid, probe.energy, transmission, carried, outers)
     real = tables.carried.dtype
+    lost = [fast and d.outer > reach for d in detectors.values()]
+    edge = [
+        [
+            *(float(d.outer == o) for o in outers),
+            plan.slice_thickness * return_rate(atoms, probe.energy, reach, d.inner, d.outer) if on else 0.0,
+        ]
+        for d, on in zip(detectors.values(), lost, strict=True)
+    ]
     offsets, weights = _focal_nodes(probe)
     optics = Optics(
         spectrum=jnp.stack([probe_spectrum(probe, grid, o) for o in offsets]) * (limit > 0),
         node_weight=jnp.asarray(weights, real),
         propagate=propagator(grid, probe.energy, plan.slice_thickness, jnp.asarray(tilt, real), limit),
         masks=jnp.stack([d.weights(grid, probe.wavelength) for d in detectors.values()]),
-        lost=jnp.asarray([float(d.outer > reach) for d in detectors.values()], real),
-        edge=jnp.asarray([[float(d.outer == o) for o in outers] for d in detectors.values()], real).reshape(
-            len(detectors), len(outers)
-        ),
+        lost=jnp.asarray(lost, real),
+        edge=jnp.asarray(edge, real),
     )
     return optics, tables
 

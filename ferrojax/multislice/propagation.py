@@ -76,11 +76,12 @@ def multislice(
     """Send a batch of waves through the slices; `read(psi, beyond)` is called at each exit plane.
 
     Returns read's pytree with a leading axis over exit planes. beyond: Σ_slices ∫|ψ|²μ per outer edge, the
-    intensity scattered beyond it (empty where the tables hold none).
+    intensity scattered beyond it, and last Σ_slices (1 − ‖ψ‖²), the norm that has left the band limit times the
+    slices it has since passed.
     """
     plan, tables = specimen.plan, specimen.tables
     edges = 0 if tables.beyond is None else tables.beyond.shape[0]
-    beyond = jnp.zeros((psi.shape[0], edges), tables.carried.dtype)
+    beyond = jnp.zeros((psi.shape[0], edges + 1), tables.carried.dtype)
     slot = np.full(max(plan.exits), -1, np.int32)
     slot[np.array(plan.exits) - 1] = np.arange(len(plan.exits))
     buffer = jax.tree.map(lambda a: jnp.zeros((len(plan.exits), *a.shape), a.dtype), jax.eval_shape(read, psi, beyond))
@@ -90,8 +91,10 @@ def multislice(
         psi, beyond, buffer = carry
         what, exit_slot = entry
         t, mu = specimen.transmission(*what) if specimen.stack is None else what
-        if mu is not None:
-            beyond = beyond + jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu)
+        intensity = jnp.abs(psi) ** 2
+        scattered = jnp.zeros((psi.shape[0], 0)) if mu is None else jnp.einsum("byx,eyx->be", intensity, mu)
+        gone = 1 - intensity.sum((-1, -2))
+        beyond = beyond + jnp.concatenate([scattered.astype(gone.dtype), gone[:, None]], 1)
         psi = jnp.fft.ifft2(jnp.fft.fft2(psi * t) * propagate)
 
         def store():

@@ -97,7 +97,7 @@ def slice_transmission(
     t = jnp.exp(1j * phase)
     if tables.core is not None:
         core = (tables.core[..., 0] + 1j * tables.core[..., 1]) * placed
-        t = t * (1 + jnp.fft.ifft2(core.sum(0)))
+        t = t * (1 + jnp.fft.ifft2(core)).prod(0)
     t = jnp.fft.ifft2(jnp.fft.fft2(t) * tables.carried)
     mu = None
     if tables.beyond is not None:
