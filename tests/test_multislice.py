@@ -63,7 +63,7 @@ def test_moving_specimen_and_scan_together_changes_nothing(atoms):
 def test_mirrored_specimen_gives_the_mirrored_image(atoms):
     """x is the column axis: mirroring atoms in x mirrors the columns of the image."""
     position = atoms.position * jnp.array([-1.0, 1.0, 1.0])
-    mirrored = eqx.tree_at(lambda a: a.position, atoms, position)
+    mirrored = eqx.tree_at(lambda a: a.position, atoms, position).wrapped()
     scan = Scan.grid((0, 0), (4, 4), (4, 8))
     a = simulate(atoms, PROBE, scan, DETECTORS, sampling=COARSE)["haadf"].data
     b = simulate(mirrored, PROBE, scan, DETECTORS, sampling=COARSE)["haadf"].data

@@ -15,8 +15,7 @@ from jaxtyping import Array, Complex
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import AnnularDetector
-from ferrojax.detection.reading import FAST_FRACTION, check_reach
-from ferrojax.detection.simulate import FAST_SAMPLING
+from ferrojax.detection.reading import check_reach
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
@@ -30,6 +29,10 @@ from ferrojax.multislice import (
     slice_tables,
 )
 from ferrojax.optics import Probe, probe_spectrum
+
+SAMPLING, FRACTION, CARRIED = 0.0625, 0.5, 1.0
+"""Å per pixel, and the band limits of wave and slices as parts of Nyquist: the product is exact inside the wave's,
+so the operator needs none of the corrections that FastThermal's coarser grid does."""
 
 
 class DetectorOperator(eqx.Module):
@@ -58,9 +61,9 @@ def detector_operator(
     The detector must end within the band limit or be unbounded (outer = inf), because what is scattered beyond an
     outer angle in between is not taken out here.
     """
-    grid = Grid.for_box(atoms.box[0], atoms.box[1], FAST_SAMPLING) if grid is None else grid
+    grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
     illumination = Probe(energy, max_semiangle)
-    reach = FAST_FRACTION * grid.nyquist * illumination.wavelength * 1e3
+    reach = FRACTION * grid.nyquist * illumination.wavelength * 1e3
     check_reach({"detector": detector}, reach, True, illumination)
     if reach < detector.outer < np.inf:
         raise InputError(
@@ -69,8 +72,8 @@ def detector_operator(
             f"ends between the band limit of {reach:.0f} mrad and infinity",
             "use outer=inf",
         )
-    limit = grid.band_limit(FAST_FRACTION, 0.0)
-    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(2 * FAST_FRACTION, 0.0))
+    limit = grid.band_limit(FRACTION, 0.0)
+    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0))
     kernel = propagator(grid, energy, plan.slice_thickness, jnp.asarray(tilt, tables.carried.dtype), limit)
     rows, cols = np.nonzero(grid.k * illumination.wavelength * 1e3 < max_semiangle)
     ring = detector.weights(grid, illumination.wavelength)

@@ -7,17 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.response import Response, WeightedSum
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
-from ferrojax.multislice import FastThermal, SliceTables, ThermalModel, propagator, slice_tables
+from ferrojax.multislice import (
+    FastThermal,
+    SlicePlan,
+    SliceTables,
+    ThermalModel,
+    propagator,
+    return_rate,
+    slice_tables,
+)
 from ferrojax.optics import Probe, probe_spectrum
 
-FAST_FRACTION = 0.5
-"""FastThermal's band limit as part of Nyquist: the slices then carry every component that a product can reach."""
-CLEARANCE = 1.2
-"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to a few percent."""
+FAST_FRACTION, FAST_CARRIED = 0.9, 0.95
+"""FastThermal's band limits of the wave and of t, as parts of Nyquist: products fold over, but only what was
+scattered twice far out, and it stays a loss or lands far out again."""
+CLEARANCE = 1.45
+"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to three percent."""
 
 Signals = dict[str, Float[Array, "..."]]
 
@@ -61,17 +71,18 @@ class Reader(eqx.Module):
     """One detector on the detection grid.
 
     takes_lost: whether the norm that left the band limit belongs to it. edge: which of the outer angles in the
-    tables ends it (−1: none).
+    tables ends it (−1: none). leaves: part of that norm that leaves the detector again, per Å (`return_rate`).
     """
 
     response: Response
+    leaves: Float[Array, ""]
     takes_lost: bool = eqx.field(static=True)
     edge: int = eqx.field(static=True)
 
     def __call__(self, pattern, lost, beyond) -> Float[Array, "batch *channels"]:
         signal = self.response(pattern)
         if self.takes_lost:
-            signal = signal + lost - (beyond[:, self.edge] if self.edge >= 0 else 0)
+            signal = signal + lost - (beyond[:, self.edge] if self.edge >= 0 else 0) - self.leaves * beyond[:, -1]
         return signal
 
 
@@ -89,6 +100,11 @@ class Optics(eqx.Module):
     grid: Grid = eqx.field(static=True)
     seen: Grid = eqx.field(static=True)
 
+    @property
+    def loses(self) -> bool:
+        """Whether any detector counts on the norm lost beyond the band limit."""
+        return any(r.takes_lost for r in self.readers.values())
+
     def read(self, pattern: Float[Array, "batch r c"], beyond: Float[Array, "batch edges"]) -> Signals:
         """Every detector's signal from diffraction patterns of unit incident intensity; name -> (batch, *channels)."""
         lost = 1 - pattern.sum((-1, -2))
@@ -96,8 +112,8 @@ class Optics(eqx.Module):
 
 
 def prepare(
-    elements: tuple[str, ...],
-    slice_thickness: float,
+    atoms: Atoms,
+    plan: SlicePlan,
     grid: Grid,
     probe: Probe,
     tilt: Float[Array, "2"],
@@ -114,23 +130,29 @@ def prepare(
     fast = isinstance(thermal, FastThermal)
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
-    carried = grid.band_limit(2 * fraction, 0.0) if fast else limit
-    tables = slice_tables(elements, grid, probe.energy, transmission, carried, outers, parametrization=parametrization)
+    carried = grid.band_limit(FAST_CARRIED, 0.0) if fast else limit
+    tables = slice_tables(
+        plan.elements, grid, probe.energy, transmission, carried, outers, parametrization=parametrization
+    )
     seen = detection_grid(grid, fraction)
     inside = seen.k < fraction * grid.nyquist
     offsets, weights = _focal_nodes(probe)
+    readers = {}
+    for name, d in detectors.items():
+        lost = d.takes_lost and d.outer > reach
+        readers[name] = Reader(
+            _shared_out(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
+            jnp.asarray(
+                return_rate(atoms, probe.energy, reach, d.inner, d.outer) if lost else 0.0, tables.carried.dtype
+            ),
+            lost,
+            outers.index(d.outer) if d.outer in outers else -1,
+        )
     return Optics(
         spectrum=jnp.stack([probe_spectrum(probe, seen, o) for o in offsets]) * inside,
         node_weight=jnp.asarray(weights, tables.carried.dtype),
-        propagate=propagator(grid, probe.energy, slice_thickness, tilt, limit),
-        readers={
-            name: Reader(
-                _shared_out(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
-                d.takes_lost and d.outer > reach,
-                outers.index(d.outer) if d.outer in outers else -1,
-            )
-            for name, d in detectors.items()
-        },
+        propagate=propagator(grid, probe.energy, plan.slice_thickness, tilt, limit),
+        readers=readers,
         grid=grid,
         seen=seen,
     ), tables

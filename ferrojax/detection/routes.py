@@ -4,6 +4,9 @@ A probe is a sum of the plane waves inside its aperture, so the exit wave of any
 scattering matrix of PRISM without interpolation, exact for the window). It pays where positions outnumber beams.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,9 @@ from ferrojax.multislice.propagation import BLOCK, Slab, tilt_ramp
 
 KEPT_WAVES = 2**30
 """Bytes of waves that reverse mode may keep between batches; beyond that, each batch is computed again."""
+
+LOSS_PLANES = 6
+"""Depths at which the scattering matrix samples the lost norm, besides the exit planes."""
 
 
 class Specimen(eqx.Module):
@@ -39,6 +45,8 @@ def probe_signals(
     medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
     pixels = optics.grid.shape[0] * optics.grid.shape[1]
 
+    path = plan.slice_thickness if optics.loses else 0.0
+
     def one_batch(what):
         xy, tilt = what
         kernel = optics.propagate if tilt is None else _tilted(optics, plan, tilt)
@@ -47,14 +55,12 @@ def probe_signals(
         def read(spectrum, beyond):
             return optics.read(jnp.abs(crop(spectrum, optics.seen)) ** 2 / pixels, beyond)
 
-        total = None
-        for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
+        def one_node(spectrum):
             # The inverse transform divides by the pixels, so unit norm in real space needs their root here.
             wave = embed(spectrum * ramp, optics.grid) * pixels**0.5
-            signals = transport(wave, medium, kernel, read)[0]
-            signals = jax.tree.map(lambda s: weight * s, signals)  # noqa: B023
-            total = signals if total is None else jax.tree.map(jnp.add, total, signals)
-        return jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), total)
+            return transport(wave, medium, kernel, read, loss=path)[0]
+
+        return jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), _over_nodes(one_node, optics))
 
     kept = xy.shape[0] * (plan.exits[-1] // BLOCK + 1) * pixels * 8
     return _in_batches(jax.checkpoint(one_batch) if kept > KEPT_WAVES else one_batch, (xy, tilt), batch)
@@ -69,6 +75,8 @@ def matrix_signals(
     batch: int,
 ) -> Signals:
     """The same through the scattering matrix; beams: (2, beams) indices (row, col) of the aperture's plane waves."""
+    exits, planes = plan.exits, _planes(plan, optics.loses)
+    plan = dataclasses.replace(plan, exits=planes)
     medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
     pixels = optics.grid.shape[0] * optics.grid.shape[1]
     rows, cols = optics.seen.shape
@@ -85,27 +93,52 @@ def matrix_signals(
         waves, seen = transport(wave, medium, optics.propagate, read, watch)
         return jnp.swapaxes(waves, 0, 1), None if seen is None else jnp.swapaxes(seen, 0, 1)
 
-    # (beams, exits, r, c) and (beams, slices, edges, elements, most)
+    # (beams, planes, r, c) and (beams, slices, edges, kinds, most)
     matrix, at_atoms = _in_batches(one_batch, beams.T, batch)
+    asked = np.searchsorted(planes, exits)
+
+    def one_node(coefficient):
+        pattern = jnp.abs(jnp.einsum("pb,bekl->pekl", coefficient, matrix)) ** 2
+        beyond = []
+        if local is not None:
+            beyond.append(local.beyond(jnp.einsum("pb,bsgem->psgem", coefficient, at_atoms), medium))
+        if optics.loses:
+            beyond.append(_lost_path(pattern, planes, plan.slice_thickness)[..., None])
+        none = jnp.zeros((*pattern.shape[:2], 0), pattern.dtype)
+        beyond = jnp.concatenate([none, *beyond], -1)[:, asked]
+        count = pattern.shape[0] * len(asked)
+        edges = beyond.shape[-1]
+        flat = optics.read(pattern[:, asked].reshape(count, rows, cols), beyond.reshape(count, edges))
+        return {k: v.reshape(-1, len(asked), *v.shape[1:]) for k, v in flat.items()}
 
     def positions(xy):
         ramp = _ramp(optics, xy)[:, beams[0], beams[1]]
-        total = None
-        for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
-            coefficient = ramp * spectrum[beams[0], beams[1]]
-            pattern = jnp.abs(jnp.einsum("pb,bekl->pekl", coefficient, matrix)) ** 2
-            beyond = jnp.zeros((*pattern.shape[:2], 0), pattern.dtype)
-            if local is not None:
-                beyond = local.beyond(jnp.einsum("pb,bsgem->psgem", coefficient, at_atoms), medium)
-            flat = optics.read(
-                pattern.reshape(-1, rows, cols),
-                beyond.reshape(pattern.shape[0] * pattern.shape[1], -1 if beyond.shape[-1] else 0),
-            )
-            signals = {k: weight * v.reshape(*pattern.shape[:2], *v.shape[1:]) for k, v in flat.items()}
-            total = signals if total is None else jax.tree.map(jnp.add, total, signals)
-        return total
+        return _over_nodes(lambda spectrum: one_node(ramp * spectrum[beams[0], beams[1]]), optics)
 
     return _in_batches(positions, xy, batch)
+
+
+def _over_nodes(signals: Callable[[Array], Signals], optics: Optics) -> Signals:
+    """The incoherent sum over the focal spread."""
+    total = None
+    for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
+        part = jax.tree.map(lambda s: weight * s, signals(spectrum))  # noqa: B023
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    assert total is not None
+    return total
+
+
+def _planes(plan: SlicePlan, loses: bool) -> tuple[int, ...]:
+    """Exit planes, and between them those where the lost norm is sampled to integrate its path."""
+    nodes = {round(plan.exits[-1] * (i + 1) / LOSS_PLANES) for i in range(LOSS_PLANES)} - {0} if loses else set()
+    return tuple(sorted(nodes | set(plan.exits)))
+
+
+def _lost_path(pattern: Float[Array, "batch planes r c"], planes: tuple[int, ...], step: float):
+    """∫(1 − ‖ψ‖²) dz up to every plane, Å, by the trapezoidal rule."""
+    gone = jnp.pad(1 - pattern.sum((-2, -1)), ((0, 0), (1, 0)))
+    depth = step * np.diff([0, *planes])
+    return jnp.cumsum((gone[:, 1:] + gone[:, :-1]) / 2 * depth.astype(pattern.dtype), 1)
 
 
 class _LocalLoss(eqx.Module):
@@ -115,8 +148,8 @@ class _LocalLoss(eqx.Module):
     of μ where |ψ| has its maximum, and linear in the wave, so that it passes through the scattering matrix.
     """
 
-    smooth: Float[Array, "edges elements r c"]
-    total: Float[Array, "edges elements"]
+    smooth: Float[Array, "edges kinds r c"]
+    total: Float[Array, "edges kinds"]
     grid: Grid = eqx.field(static=True)
     seen: Grid = eqx.field(static=True)
 
@@ -125,9 +158,7 @@ class _LocalLoss(eqx.Module):
         total = tables.beyond[..., 0, 0]
         return _LocalLoss(crop(tables.beyond, optics.seen) / total[..., None, None], total, optics.grid, optics.seen)
 
-    def at_atoms(
-        self, spectrum: Complex[Array, "batch rows cols"], atoms
-    ) -> Complex[Array, "batch edges elements most"]:
+    def at_atoms(self, spectrum: Complex[Array, "batch rows cols"], atoms) -> Complex[Array, "batch edges kinds most"]:
         xy, _ = atoms
         ky, kx = (jnp.asarray(k, xy.dtype) for k in self.seen.frequencies)
         ex, ey = jnp.exp(2j * jnp.pi * xy[..., 0, None] * kx), jnp.exp(2j * jnp.pi * xy[..., 1, None] * ky)

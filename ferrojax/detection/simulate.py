@@ -26,14 +26,17 @@ from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
     ThermalModel,
+    aligned_slices,
     configurations,
     displaced_positions,
     plan_slices,
 )
 from ferrojax.optics import Probe
 
-SAMPLING, FAST_SAMPLING = 0.045, 0.0625
+SAMPLING, FAST_SAMPLING = 0.045, 0.1
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
+SLICE, FAST_SLICE = 2.1, 4.2
+"""Default ceilings of the slice thickness in Å; the second holds one perovskite cell."""
 LONG = 60.0
 """Seconds (rough) beyond which the plan of a run is printed before it starts."""
 
@@ -48,7 +51,7 @@ def simulate(
     tilt=(0.0, 0.0),
     thicknesses: Sequence[float] | None = None,
     sampling: float | Grid | None = None,
-    slice_thickness: float = 2.0,
+    slice_thickness: float | None = None,
     transmission: str = "renormalised",
     parametrization: str = "lobato",
     window: float | str | None = "auto",
@@ -64,7 +67,8 @@ def simulate(
     there are at least two.
 
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
-    (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. window: Å of
+    (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
+    a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with the atomic layers). window: Å of
     specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box).
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
@@ -82,7 +86,7 @@ def simulate(
     tiles = _tiles(run, slices, atoms, sampled)
     common = tilt if tilt.ndim == 1 else jnp.zeros(2)
     optics, tables = prepare(
-        slices.elements, slices.slice_thickness, run.grid, probe, common, detectors, thermal, transmission,
+        atoms, slices, run.grid, probe, common, detectors, thermal, transmission,
         parametrization, run.windowed,
     )  # fmt: skip
     shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics))
@@ -116,7 +120,7 @@ def plan_simulation(
     tilt=(0.0, 0.0),
     thicknesses: Sequence[float] | None = None,
     sampling: float | Grid | None = None,
-    slice_thickness: float = 2.0,
+    slice_thickness: float | None = None,
     window: float | str | None = "auto",
     route: str = "auto",
     batch: int | None = None,
@@ -131,7 +135,7 @@ def plan_simulation(
 
 def _plan(
     atoms: Atoms, probe: Probe, scan: Scan, detectors: Mapping[str, Detector], thermal: ThermalModel, tilt,
-    thicknesses, sampling, slice_thickness: float, window, route: str, plan: SlicePlan | None, batch, devices,
+    thicknesses, sampling, slice_thickness: float | None, window, route: str, plan: SlicePlan | None, batch, devices,
 ) -> tuple[RunPlan, SlicePlan]:  # fmt: skip
     if not detectors:
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
@@ -141,7 +145,11 @@ def _plan(
     if traced and plan is None:
         raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
     check_atoms(atoms)
-    slices = plan_slices(atoms, slice_thickness, thicknesses) if plan is None else plan
+    slices = plan
+    if slices is None:
+        ceiling = FAST_SLICE if isinstance(thermal, FastThermal) else SLICE
+        step = aligned_slices(atoms, ceiling) if slice_thickness is None else slice_thickness
+        slices = plan_slices(atoms, step, thicknesses)
     tilt_shape = np.shape(tilt)
     if tilt_shape not in ((2,), (*scan.shape, 2)):
         raise InputError("tilt", tilt_shape, f"needs (x, y) in mrad, or one for each of {scan.shape}", "e.g. (3.0, 0)")

@@ -9,6 +9,7 @@ from ferrojax.multislice.scattering import projected_potential as projected_pote
 from ferrojax.multislice.scattering import projected_transform as projected_transform
 from ferrojax.multislice.scattering import scattering_factor as scattering_factor
 from ferrojax.multislice.slices import SlicePlan as SlicePlan
+from ferrojax.multislice.slices import aligned_slices as aligned_slices
 from ferrojax.multislice.slices import cut_windows as cut_windows
 from ferrojax.multislice.slices import plan_slices as plan_slices
 from ferrojax.multislice.thermal import FastThermal as FastThermal
@@ -16,6 +17,7 @@ from ferrojax.multislice.thermal import FrozenPhonons as FrozenPhonons
 from ferrojax.multislice.thermal import ThermalModel as ThermalModel
 from ferrojax.multislice.thermal import configurations as configurations
 from ferrojax.multislice.thermal import displaced_positions as displaced_positions
+from ferrojax.multislice.thermal import return_rate as return_rate
 from ferrojax.multislice.thermal import standard_error as standard_error
 from ferrojax.multislice.transmission import SliceTables as SliceTables
 from ferrojax.multislice.transmission import slice_tables as slice_tables

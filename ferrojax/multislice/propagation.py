@@ -49,8 +49,8 @@ class Slab(eqx.Module):
     xy, weight: the atoms of every slice, Å from the corner of the grid. stack: t and μ of every slice, if kept.
     """
 
-    xy: Float[Array, "slices elements most 2"]
-    weight: Float[Array, "slices elements most"]
+    xy: Float[Array, "slices kinds most 2"]
+    weight: Float[Array, "slices kinds most"]
     stack: tuple[Complex[Array, "slices rows cols"], Float[Array, "slices edges rows cols"] | None] | None
     tables: SliceTables
     exits: tuple[int, ...] = eqx.field(static=True)
@@ -107,17 +107,20 @@ def transport(
     propagate: Complex[Array, "*batch rows cols"],
     read: Read,
     watch: Watch | None = None,
+    loss: float = 0.0,
     block: int = BLOCK,
 ) -> tuple[Any, Any]:
     """`multislice` between Fourier transforms: waves come, and are read, as spectra in FFT order.
 
     watch(spectrum, (xy, weight)) sees the waves at the entrance of every slice; what it returns is collected as
-    (slices, ...), the second result.
+    (slices, ...), the second result. With `loss` (the slice thickness Δz), beyond's last entry is
+    Σ_slices Δz·(1 − ‖ψ‖²), the path (Å) that the norm lost beyond the band limit has travelled since.
     """
     stride = math.gcd(*specimen.exits)
     stops = specimen.exits[-1] // stride
     edges = 0 if specimen.tables.beyond is None or watch is not None else specimen.tables.beyond.shape[0]
-    beyond = jnp.zeros((spectrum.shape[0], edges), specimen.tables.carried.dtype)
+    beyond = jnp.zeros((spectrum.shape[0], edges + (loss > 0)), specimen.tables.carried.dtype)
+    pixels = spectrum.shape[-2] * spectrum.shape[-1]
 
     def step(carry, entry):
         spectrum, beyond = carry
@@ -125,7 +128,10 @@ def transport(
         t, mu = specimen.transmission(*entry)
         psi = jnp.fft.ifft2(spectrum)
         if mu is not None and edges:
-            beyond = beyond + jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu)
+            beyond = beyond.at[:, :edges].add(jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu))
+        if loss:
+            gone = 1 - (jnp.abs(spectrum) ** 2).sum((-2, -1)) / pixels
+            beyond = beyond.at[:, edges].add(loss * gone)
         return (jnp.fft.fft2(psi * t) * propagate, beyond), seen
 
     @jax.checkpoint

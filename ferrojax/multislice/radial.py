@@ -3,7 +3,8 @@
 The core split (`renormalised`): exp(iσV) of a heavy atom is not band-limited, so a coarse grid aliases it.
 V_low is the potential low-passed with exp(−k²/q₀²), which the grid can carry, and
 c = exp(iσ(V − V_low)) − 1 the atom's compact core factor, transformed here to any frequency and then
-placed by the same structure factor as a potential would be: t = exp(iσ ΣV_low) · (1 + Σ c).
+placed by the same structure factor as a potential would be: t = exp(iσ ΣV_low) · Π_kinds (1 + Σ c), the product
+over kinds of atoms whose cores may overlap in one slice.
 """
 
 from functools import cache
@@ -51,6 +52,14 @@ def core_factor(symbol: str, energy: float, k_max: float, parametrization: str =
     phase = sigma * projected_potential(symbol, r, parametrization)
     core = np.exp(1j * (phase - _low_passed_phase(symbol, r, sigma, parametrization))) - 1
     return _hankel_spline(r, 2 * np.pi * r * w * core, k_max)
+
+
+@cache
+def amplitude_factor(symbol: str, energy: float, k_max: float, parametrization: str = "lobato") -> CubicSpline:
+    """Transform of exp(iσV) − 1, the atom's scattering amplitude, in Å², as a spline of k in [0, k_max] 1/Å."""
+    r, w = _radii()
+    full = np.exp(1j * interaction_constant(energy) * projected_potential(symbol, r, parametrization)) - 1
+    return _hankel_spline(r, 2 * np.pi * r * w * full, k_max)
 
 
 @cache

@@ -13,17 +13,22 @@ from ferrojax.errors import InputError
 EDGE = 1e-4
 """Å: an atom this close above a slice edge counts as on it (rounding of positions must not move atoms)."""
 
+PLANE = 2.2
+"""Å: atoms of one element this close along the beam lie side by side, not behind each other."""
+
 
 class SlicePlan(eqx.Module):
-    """Which atoms (indices) each slice holds, by element, and after which slices signals are read.
+    """Which atoms (indices) each slice holds, by kind, and after which slices signals are read.
 
-    index: (slices, elements, most) atom indices; present: 1 where the index is real, 0 where it pads.
+    A kind is an element, or in slices thicker than PLANE an element in one of the slice's layers, so that atoms
+    of one kind do not overlap. index: (slices, kinds, most) atom indices; present: 1 where the index is real, 0
+    where it pads. elements: of every kind.
     origin: (x, y) Å of the corner of a window cut out of the specimen, of extent `window` (x, y); None: the box.
     Plans of several windows are stacked along leading axes (`cut_windows`).
     """
 
-    index: Int[Array, "*windows slices elements most"]
-    present: Float[Array, "*windows slices elements most"]
+    index: Int[Array, "*windows slices kinds most"]
+    present: Float[Array, "*windows slices kinds most"]
     origin: Float[Array, "*windows 2"] | None
     elements: tuple[str, ...] = eqx.field(static=True)
     slice_thickness: float = eqx.field(static=True)
@@ -33,13 +38,26 @@ class SlicePlan(eqx.Module):
 
     def place(
         self, position: Float[Array, "atoms 3"], occupancy: Float[Array, " atoms"]
-    ) -> tuple[Float[Array, "slices elements most 2"], Float[Array, "slices elements most"]]:
+    ) -> tuple[Float[Array, "slices kinds most 2"], Float[Array, "slices kinds most"]]:
         """(x, y) Å of every slice's atoms from the corner of the window, and their weight (0 where it pads)."""
         xy = position[self.index][..., :2]
         if self.origin is not None:
             box, centre = jnp.asarray(self.box, xy.dtype), self.origin + jnp.asarray(self.window, xy.dtype) / 2
             xy = xy - box * jnp.round(jax.lax.stop_gradient((xy - centre) / box)) - self.origin
         return xy, occupancy[self.index] * self.present
+
+
+def aligned_slices(atoms: Atoms, ceiling: float) -> float:
+    """The slice thickness (Å) of at most `ceiling` at which every element's layers lie alike in all slices, best.
+
+    Slices out of step with the crystal hold one layer here and two there. Looks down to 0.7 of the ceiling.
+    """
+    depth, z, number = atoms.box[2], np.asarray(atoms.position[:, 2], float), np.array(atoms.number)
+    fewest = max(1, int(np.ceil(depth / ceiling - 1e-6)))
+    counts = np.arange(fewest, int(fewest / 0.7) + 1)
+    wave = np.exp(2j * np.pi * np.outer(counts / depth, z))
+    coherence = sum(np.abs(wave[:, number == e].sum(1)) for e in set(atoms.number)) / len(z)
+    return depth / int(counts[np.argmax(coherence > coherence.max() - 0.02)])
 
 
 def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[float] | None = None) -> SlicePlan:
@@ -58,8 +76,10 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[fl
     if (z < -step).any() or (z > depth + step).any():
         worst = z[np.argmax(np.abs(z - depth / 2))]
         raise InputError("position", f"z = {worst:.3f} Å", "lies outside the box", f"keep 0 ≤ z < {depth:.3f} Å")
-    layer = np.clip(np.floor((z + EDGE) / step).astype(int), 0, count - 1)
-    kinds, kind = np.unique(np.array(atoms.number), return_inverse=True)
+    layers = int(np.ceil(step / PLANE))
+    fine = np.clip(np.floor((z + EDGE) / step * layers).astype(int), 0, count * layers - 1)
+    layer, number = fine // layers, np.array(atoms.number) * layers + fine % layers
+    kinds, kind = np.unique(number, return_inverse=True)
     index, present = _grouped(layer * len(kinds) + kind, count * len(kinds))
     shape = (count, len(kinds), -1)
     exits = (count,) if thicknesses is None else tuple(_exit(t, step, count) for t in thicknesses)
@@ -69,7 +89,7 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[fl
         jnp.asarray(index.reshape(shape)),
         jnp.asarray(present.reshape(shape)),
         None,
-        tuple(SYMBOLS[z] for z in kinds),
+        tuple(SYMBOLS[z // layers] for z in kinds),
         step,
         exits,
         atoms.box[:2],

@@ -1,12 +1,20 @@
 """Thermal models: how the atoms' thermal motion enters a simulation."""
 
+from collections import Counter
+from functools import cache
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from scipy.signal import fftconvolve
 
+from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms
+from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.errors import InputError
+from ferrojax.multislice.radial import amplitude_factor
 
 
 class FrozenPhonons(eqx.Module):
@@ -71,3 +79,33 @@ def standard_error(values: Float[Array, "configs *rest"], thermal: ThermalModel)
         values = values.reshape(-1, 2, *values.shape[1:]).mean(1)
     n = values.shape[0]
     return None if n < 2 else jnp.std(values, axis=0, ddof=1) / n**0.5
+
+
+def return_rate(atoms: Atoms, energy: float, reach: float, inner: float, outer: float) -> float:
+    """Part of the norm beyond `reach` (mrad) that leaves the ring inner–outer again, per Å travelled.
+
+    What FastThermal lost is counted on the ring for good; scattered once more, it may end inside `inner` or beyond
+    `outer`, or come back from there. The balance of those, and of what the ring's part within `reach` scatters
+    beyond `outer` more than the local cross-section says, over all single-scattered electrons of a random medium
+    of these atoms. First order: times the path, it must stay small against 1.
+    """
+    volume = float(np.prod(atoms.box))
+    density = tuple(sorted((SYMBOLS[z], round(n / volume, 6)) for z, n in Counter(atoms.number).items()))
+    return _balance(density, energy, reach, inner, outer)
+
+
+@cache
+def _balance(density: tuple[tuple[str, float], ...], energy: float, reach: float, inner: float, outer: float) -> float:
+    span = 2.5 * max(reach, outer if np.isfinite(outer) else 1.5 * reach)
+    mrad = 1e-3 / wavelength(energy)
+    axis = np.linspace(-span, span, 301) * mrad
+    k = np.hypot(axis[:, None], axis[None])
+    per_path = sum(n * np.abs(amplitude_factor(e, energy, float(k.max()))(k)) ** 2 for e, n in density)
+    per_path = per_path * (axis[1] - axis[0]) ** 2  # part of a wave scattered into each pixel, per Å
+    low, ring, far = k < inner * mrad, (k >= inner * mrad) & (k < outer * mrad), k >= outer * mrad
+    to_low, to_ring = (np.asarray(fftconvolve(part.astype(float), per_path, mode="same")) for part in (low, ring))
+    to_far = per_path.sum() - to_low - to_ring if far.any() and np.isfinite(outer) else np.zeros_like(k)
+    lost = k >= reach * mrad
+    leaves = np.where(lost, to_low + to_far, to_far - per_path[far].sum())
+    balance = (per_path * leaves)[ring].sum() - (per_path * to_ring)[far].sum()
+    return float(balance / per_path[lost].sum())
