@@ -62,6 +62,7 @@ def simulate(
     sampling: float | Grid | None = None,
     slice_thickness: float = 2.0,
     transmission: str = "renormalised",
+    parametrization: str = "lobato",
     plan: SlicePlan | None = None,
     batch: int = 16,
 ) -> dict[str, Image]:
@@ -77,7 +78,7 @@ def simulate(
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
     plan = plan_slices(atoms, slice_thickness, thicknesses) if plan is None else plan
     grid = _grid(atoms, sampling, thermal)
-    optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission)
+    optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission, parametrization)
     position = scan.position.reshape(-1, 2)
     runs = [
         _signals(displaced_positions(atoms, thermal, c), atoms.occupancy, plan, tables, optics, position, batch)
@@ -111,6 +112,7 @@ def _prepare(
     detectors: Mapping[str, AnnularDetector],
     thermal: ThermalModel,
     transmission: str,
+    parametrization: str,
 ) -> tuple[Optics, SliceTables]:
     fast = isinstance(thermal, FastThermal)
     fraction, taper = (FAST_FRACTION, 0.0) if fast else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
@@ -119,7 +121,9 @@ def _prepare(
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if reach < d.outer < np.inf}))
     carried = grid.band_limit(2 * fraction, 0.0) if fast else limit
-    tables = slice_tables(plan.elements, grid, probe.energy, transmission, carried, outers)
+    tables = slice_tables(
+        plan.elements, grid, probe.energy, transmission, carried, outers, parametrization=parametrization
+    )
     real = tables.carried.dtype
     offsets, weights = _focal_nodes(probe)
     optics = Optics(

@@ -112,6 +112,7 @@ def exit_wave(
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
     transmission: str = "renormalised",
+    parametrization: str = "lobato",
     plan: SlicePlan | None = None,
 ) -> Complex[Array, "rows cols"]:
     """Wave at the exit plane for a plane wave of unit amplitude; shape grid.shape, FFT-periodic.
@@ -122,7 +123,7 @@ def exit_wave(
     if np.abs(np.array(grid.extent) - box).max() > 1e-3:
         raise InputError("grid", grid.extent, f"does not span the box {box} Å (y, x)", "use Grid.for_box")
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
-    tables = slice_tables(plan.elements, grid, illumination.energy, transmission)
+    tables = slice_tables(plan.elements, grid, illumination.energy, transmission, parametrization=parametrization)
     kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), grid.band_limit())
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
     waves = multislice(psi, slab(atoms.position, atoms.occupancy, plan, tables), kernel, lambda psi, _: psi)
