@@ -17,6 +17,7 @@ from ferrojax.constants import interaction_constant
 from ferrojax.crystal import Atoms
 from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.grid import Grid
+from ferrojax.interop.abtem import scan_annular
 from ferrojax.multislice import exit_wave, projected_potential
 from ferrojax.optics import PlaneWave, Probe, probe_spectrum
 
@@ -26,7 +27,12 @@ OBJECTIVE = Probe(200e3, 10.37, defocus=700.0, aberrations={"C30": 1.3e7})
 IMAGE_EXPECTED = (0.721, 1.030)
 RING = AnnularDetector(40, 200)
 ADF_EXPECTED = np.array([1.168e-4, 5.93e-4, 2.147e-3, 9.778e-3, 1.168e-2])
-ADF_GRIDS = {"conventional": (1200, 2048), "abtem": (2048,), "renormalised": (1200, 1600, 2048)}
+ADF_GRIDS = {
+    "conventional": (1200, 2048),
+    "abtem": (2048,),
+    "abTEM itself": (2048,),
+    "renormalised": (1200, 1600, 2048),
+}
 """Pixels a side; 200 mrad lie within the band limit from 1200 on. "abtem" has that code's pixel factor."""
 
 
@@ -53,12 +59,19 @@ def image_extremes(pixels: int, transmission: str) -> tuple[float, float]:
 
 
 def annular_signal(number: int, pixels: int, transmission: str) -> float:
-    """Signal with the probe on one atom, fraction of the beam."""
+    """Signal with the probe on one atom, fraction of the beam; transmission "abTEM itself": by that code."""
     centre = BOX / 2
+    atom = Atoms([[centre, centre, 4.0]], [number], (BOX, BOX, 8.0))
+    scan = Scan.grid((centre, centre), (centre + 1, centre + 1), (1, 1))
+    if transmission == "abTEM itself":
+        signals = scan_annular(
+            atom, OBJECTIVE, scan, {"adf": RING}, square(pixels), slice_thickness=8.0, parametrization="kirkland"
+        )
+        return float(signals["adf"][0, 0])
     out = simulate(
-        Atoms([[centre, centre, 4.0]], [number], (BOX, BOX, 8.0)),
+        atom,
         OBJECTIVE,
-        Scan.grid((centre, centre), (centre + 1, centre + 1), (1, 1)),
+        scan,
         {"adf": RING},
         sampling=square(pixels),
         slice_thickness=8.0,

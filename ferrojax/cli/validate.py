@@ -207,7 +207,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> Any:
     """The differences as a table."""
     from rich.table import Table
 
-    grid = Table("", "from abTEM", "bound", "", "exact placement, from abTEM", "renormalised, from conventional")
+    grid = Table("", "from abTEM", "bound", "", "conventional, from abTEM", "renormalised, from conventional")
     for name, entry in found.items():
         grid.add_row(
             name,
@@ -219,7 +219,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> Any:
         )
     grid.title = "Relative L2 differences"
     grid.caption = (
-        "The first pair checks the engine: same grid, same potential to the pixel. The fourth number is abTEM's pixel "
-        "factor; the last is the sampling error of heavy atoms that `renormalised` (the default) removes."
+        "From abTEM: same grid, its potential mirrored to the pixel; this checks the engine. Conventional: without "
+        "abTEM's pixel factor. Renormalised (the default): also without the sampling error of heavy atoms."
     )
     return grid
