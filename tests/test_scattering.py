@@ -5,7 +5,8 @@ import pytest
 
 from ferrojax.constants import interaction_constant, wavelength
 from ferrojax.errors import InputError
-from ferrojax.multislice import projected_potential, scattering_factor
+from ferrojax.grid import Grid
+from ferrojax.multislice import projected_potential, scattering_factor, slice_tables
 
 # Kirkland, Advanced Computing in Electron Microscopy: table of the interaction constant, rad/(V·Å).
 SIGMA = {
@@ -76,6 +77,26 @@ def test_uranium_potential_from_the_books_figure(reference_data):
     inside = (r > 0.1) & (r < 0.45)
     error = (projected_potential("U", r, "kirkland") - v)[inside]
     assert (error**2).sum() / (v[inside] ** 2).sum() < 1.1e-4  # 1.03e-4: the figure was digitised to 0.002 Å
+
+
+@pytest.mark.parametrize("transmission", ["conventional", "renormalised"])
+def test_slice_tables_take_either_parametrization(transmission):
+    """The phase of one oxygen atom at k = 0 is σ·V̂(0)/pixel of the table that was asked for; cores differ too."""
+    grid = Grid((16, 20), (0.2, 0.2))
+    tables = {p: slice_tables(("O",), grid, 200e3, transmission, parametrization=p) for p in ("lobato", "kirkland")}
+    for name, table in tables.items():
+        expected = interaction_constant(200e3) * 47.87764 * scattering_factor("O", np.zeros(1), name)[0] / 0.04
+        assert float(table.phase[0, 0, 0]) == pytest.approx(expected, rel=1e-4)
+    assert (tables["lobato"].core is None) == (transmission == "conventional")
+    if transmission == "renormalised":
+        cores = [np.asarray(tables[p].core) for p in ("lobato", "kirkland")]
+        difference = np.linalg.norm(cores[0] - cores[1]) / np.linalg.norm(cores[0])
+        assert 1e-4 < difference < 0.02
+
+
+def test_slice_tables_refuse_an_unknown_parametrization():
+    with pytest.raises(InputError, match=r"parametrization.*peng"):
+        slice_tables(("O",), Grid((16, 16), (0.2, 0.2)), 200e3, parametrization="peng")
 
 
 def test_unknown_element_and_table_are_named():

@@ -8,6 +8,7 @@ import typer
 from ferrojax.cli.info import info
 from ferrojax.cli.map import map_image
 from ferrojax.cli.simulate import simulate_plan
+from ferrojax.cli.validate import validate
 from ferrojax.errors import InputError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("map")(map_image)
 app.command("simulate")(simulate_plan)
+app.command("validate")(validate)
 app.command("info")(info)
 
 

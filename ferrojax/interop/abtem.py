@@ -40,12 +40,12 @@ def _ase(atoms: Atoms):
     return ase.Atoms(symbols, positions=np.asarray(atoms.position, float), cell=atoms.box, pbc=True)
 
 
-def _potential(abtem: Any, atoms: Atoms, grid: Grid, slice_thickness: float) -> Any:
+def _potential(abtem: Any, atoms: Atoms, grid: Grid, slice_thickness: float, parametrization: str) -> Any:
     return abtem.Potential(
         _ase(atoms),
         gpts=grid.shape[::-1],
         slice_thickness=slice_thickness,
-        parametrization="lobato",
+        parametrization=parametrization,
         projection="infinite",
     )
 
@@ -67,11 +67,12 @@ def exit_wave(
     grid: Grid,
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
+    parametrization: str = "lobato",
 ) -> np.ndarray:
     """abTEM's exit wave of a plane wave, (rows, cols) complex."""
     with _quiet() as abtem:
         wave = abtem.PlaneWave(energy=energy, tilt=tilt)
-        return wave.multislice(_potential(abtem, atoms, grid, slice_thickness)).compute().array.T
+        return wave.multislice(_potential(abtem, atoms, grid, slice_thickness, parametrization)).compute().array.T
 
 
 def diffraction_pattern(
@@ -81,11 +82,14 @@ def diffraction_pattern(
     grid: Grid,
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
+    parametrization: str = "lobato",
 ) -> np.ndarray:
     """abTEM's convergent-beam pattern with the probe at (x, y) Å, (rows, cols), zero frequency in the centre."""
     with _quiet() as abtem:
         scan = abtem.CustomScan([position])
-        waves = _probe(abtem, probe, tilt).multislice(_potential(abtem, atoms, grid, slice_thickness), scan=scan)
+        waves = _probe(abtem, probe, tilt).multislice(
+            _potential(abtem, atoms, grid, slice_thickness, parametrization), scan=scan
+        )
         pattern = waves.diffraction_patterns(max_angle=None).compute().array
         return pattern.reshape(pattern.shape[-2:]).T
 
@@ -98,13 +102,16 @@ def scan_annular(
     grid: Grid,
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
+    parametrization: str = "lobato",
 ) -> dict[str, np.ndarray]:
     """abTEM's annular signals at every scan position, name -> (rows, cols), fractions of the beam."""
     with _quiet() as abtem:
         positions = np.asarray(scan.position, float).reshape(-1, 2)
         rings = [abtem.AnnularDetector(d.inner, d.outer) for d in detectors.values()]
         signals = _probe(abtem, probe, tilt).scan(
-            _potential(abtem, atoms, grid, slice_thickness), scan=abtem.CustomScan(positions), detectors=rings
+            _potential(abtem, atoms, grid, slice_thickness, parametrization),
+            scan=abtem.CustomScan(positions),
+            detectors=rings,
         )
         signals = signals if isinstance(signals, list) else [signals]
         return {

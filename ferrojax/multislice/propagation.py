@@ -184,6 +184,7 @@ def exit_wave(
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
     transmission: str = "renormalised",
+    parametrization: str = "lobato",
     plan: SlicePlan | None = None,
 ) -> Complex[Array, "rows cols"]:
     """Wave at the exit plane for a plane wave of unit amplitude; shape grid.shape, FFT-periodic.
@@ -195,7 +196,7 @@ def exit_wave(
         raise InputError("grid", grid.extent, f"does not span the box {box} Å (y, x)", "use Grid.for_box")
     check_atoms(atoms)
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
-    tables = slice_tables(plan.elements, grid, illumination.energy, transmission)
+    tables = slice_tables(plan.elements, grid, illumination.energy, transmission, parametrization=parametrization)
     kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), grid.band_limit())
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
     waves = multislice(psi, slab(atoms.position, atoms.occupancy, plan, tables), kernel, lambda psi, _: psi)

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.special import j0
+from scipy.special import j0, roots_legendre
 
 from ferrojax.constants import interaction_constant, wavelength
 from ferrojax.multislice.scattering import projected_potential, projected_transform
@@ -25,7 +25,7 @@ REACH = 9.0
 @cache
 def _nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre nodes and weights on [0, 1]."""
-    x, w = np.polynomial.legendre.leggauss(count)
+    x, w = roots_legendre(count)[:2]
     return (x + 1) / 2, w / 2
 
 
