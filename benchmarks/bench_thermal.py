@@ -114,7 +114,9 @@ def compare(atoms: Atoms, cell: float, configurations: int, choices: dict[str, d
         run(thermal, options)["haadf"].data.block_until_ready()
         rows[name] = {"seconds_per_configuration": (time.time() - start) / configurations}
         for d in DETECTORS:
-            rows[name][d] = dict(zip(("l2_percent", "mean_percent"), difference(out[d].data, reference[d].data)))
+            rows[name][d] = dict(
+                zip(("l2_percent", "mean_percent"), difference(out[d].data, reference[d].data), strict=True)
+            )
         print(name, rows[name], flush=True)
     start = time.time()
     run(FrozenPhonons(configurations), REFERENCE)["haadf"].data.block_until_ready()
@@ -162,7 +164,7 @@ def reference() -> None:
     first = runs["conventional 0.0062"]
     table = {
         name: {"seconds": out["seconds"]}
-        | {d: dict(zip(("l2_percent", "mean_percent"), difference(out[d], first[d]))) for d in DETECTORS}
+        | {d: dict(zip(("l2_percent", "mean_percent"), difference(out[d], first[d]), strict=True)) for d in DETECTORS}
         for name, out in runs.items()
     }
     record("thermal_reference", {"against": "conventional 0.0062", "depth_A": depths, **table})

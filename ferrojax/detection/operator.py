@@ -15,7 +15,7 @@ from jaxtyping import Array, Complex
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import AnnularDetector
-from ferrojax.detection.simulate import FAST_FRACTION, FAST_SAMPLING, check_reach
+from ferrojax.detection.simulate import FAST_CARRIED, FAST_FRACTION, FAST_SAMPLING, check_reach
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
@@ -69,7 +69,7 @@ def detector_operator(
             "use outer=inf",
         )
     limit = grid.band_limit(FAST_FRACTION, 0.0)
-    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(2 * FAST_FRACTION, 0.0))
+    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(FAST_CARRIED, 0.0))
     kernel = propagator(grid, energy, plan.slice_thickness, jnp.asarray(tilt, tables.carried.dtype), limit)
     rows, cols = np.nonzero(grid.k * illumination.wavelength * 1e3 < max_semiangle)
     ring = detector.weights(grid, illumination.wavelength)

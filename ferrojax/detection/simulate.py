@@ -132,13 +132,14 @@ def _prepare(
     carried = grid.band_limit(FAST_CARRIED, 0.0) if fast else limit
     tables = slice_tables(plan.elements, grid, probe.energy, transmission, carried, outers)
     real = tables.carried.dtype
-    lost = [fast and d.outer > reach for d in detectors.values()]
     edge = [
         [
             *(float(d.outer == o) for o in outers),
-            plan.slice_thickness * return_rate(atoms, probe.energy, reach, d.inner, d.outer) if on else 0.0,
+            plan.slice_thickness * return_rate(atoms, probe.energy, reach, d.inner, d.outer)
+            if d.outer in outers
+            else 0.0,
         ]
-        for d, on in zip(detectors.values(), lost, strict=True)
+        for d in detectors.values()
     ]
     offsets, weights = _focal_nodes(probe)
     optics = Optics(
@@ -146,7 +147,7 @@ def _prepare(
         node_weight=jnp.asarray(weights, real),
         propagate=propagator(grid, probe.energy, plan.slice_thickness, jnp.asarray(tilt, real), limit),
         masks=jnp.stack([d.weights(grid, probe.wavelength) for d in detectors.values()]),
-        lost=jnp.asarray(lost, real),
+        lost=jnp.asarray([float(d.outer > reach) for d in detectors.values()], real),
         edge=jnp.asarray(edge, real),
     )
     return optics, tables
