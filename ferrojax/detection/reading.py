@@ -146,7 +146,7 @@ def prepare(
                 return_rate(atoms, probe.energy, reach, d.inner, d.outer) if lost else 0.0, tables.carried.dtype
             ),
             lost,
-            outers.index(d.outer) if d.outer in outers else -1,
+            outers.index(d.outer) if bounded else -1,
         )
     return Optics(
         spectrum=jnp.stack([probe_spectrum(probe, seen, o) for o in offsets]) * inside,

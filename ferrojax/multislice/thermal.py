@@ -16,45 +16,65 @@ from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.errors import InputError
 from ferrojax.multislice.radial import amplitude_factor
 
+DRAWS = ("independent", "antithetic", "stratified")
+"""How the displacements of several configurations depend on each other; see FrozenPhonons."""
+
 
 class FrozenPhonons(eqx.Module):
     """Einstein model: every atom displaced independently, intensities averaged over n configurations.
 
-    antithetic: draw pairs (u, −u). On the position of a column they converge faster than independent draws,
-    on its intensity slower, because the intensity is even in u.
+    draws: "independent"; "antithetic", pairs (u, −u): the best for the position of a column, worse than
+    independent for its intensity, which is even in u; "stratified": every coordinate of every atom takes each of
+    n equally probable intervals once (Latin hypercube), better than independent for both. antithetic=True is
+    short for draws="antithetic".
     """
 
     n: int = eqx.field(static=True)
-    seed: int = eqx.field(static=True, default=0)
-    antithetic: bool = eqx.field(static=True, default=False)
+    seed: int = eqx.field(static=True)
+    draws: str = eqx.field(static=True)
 
-    def __check_init__(self):
-        _check_count(self.n, self.antithetic)
+    def __init__(self, n: int, seed: int = 0, draws: str = "independent", *, antithetic: bool | None = None):
+        self.n, self.seed, self.draws = n, seed, _checked_draws(n, draws, antithetic)
+
+    @property
+    def antithetic(self) -> bool:
+        """Whether configurations 2i and 2i + 1 are one draw, u and −u."""
+        return self.draws == "antithetic"
 
 
 class FastThermal(eqx.Module):
     """Frozen phonons on a coarse grid, with HAADF read from the norm that leaves the band limit.
 
-    Multislice conserves the norm except for what leaves the band limit K, half the Nyquist frequency here; the
-    slices carry all components up to 2K, so 1 − ‖wave‖² is what was scattered beyond K. Valid for detectors
-    with inner < K < outer (or outer ≤ K). Same arguments as FrozenPhonons.
+    Multislice conserves the norm except for what leaves the band limit K (0.9 of Nyquist here), so 1 − ‖wave‖² is
+    what was scattered beyond K, less what would have scattered back (`return_rate`). Valid for detectors with
+    inner < K < outer (or outer ≤ K). Same arguments as FrozenPhonons.
     """
 
     n: int = eqx.field(static=True)
-    seed: int = eqx.field(static=True, default=0)
-    antithetic: bool = eqx.field(static=True, default=True)
+    seed: int = eqx.field(static=True)
+    draws: str = eqx.field(static=True)
 
-    def __check_init__(self):
-        _check_count(self.n, self.antithetic)
+    def __init__(self, n: int, seed: int = 0, draws: str = "antithetic", *, antithetic: bool | None = None):
+        self.n, self.seed, self.draws = n, seed, _checked_draws(n, draws, antithetic)
+
+    @property
+    def antithetic(self) -> bool:
+        """Whether configurations 2i and 2i + 1 are one draw, u and −u."""
+        return self.draws == "antithetic"
 
 
 ThermalModel = FrozenPhonons | FastThermal | None
 
 
-def _check_count(n: int, antithetic: bool) -> None:
-    if n < 1 or (antithetic and n % 2):
-        need = "an even number of at least 2 (pairs)" if antithetic else "at least 1"
-        raise InputError("n", n, f"configurations must be {need}", "change n, or set antithetic=False")
+def _checked_draws(n: int, draws: str, antithetic: bool | None) -> str:
+    if antithetic is not None:
+        draws = "antithetic" if antithetic else "independent"
+    if draws not in DRAWS:
+        raise InputError("draws", draws, "unknown", f"choose {', '.join(DRAWS)}")
+    if n < 1 or (draws == "antithetic" and n % 2):
+        need = "an even number of at least 2 (pairs)" if draws == "antithetic" else "at least 1"
+        raise InputError("n", n, f"configurations must be {need}", 'change n, or set draws="independent"')
+    return draws
 
 
 def configurations(thermal: ThermalModel) -> int:
@@ -66,15 +86,29 @@ def displaced_positions(atoms: Atoms, thermal: ThermalModel, index: int) -> Floa
     """Positions (Å) in configuration `index`; the same seed and index give the same displacements."""
     if thermal is None:
         return atoms.position
-    draw, sign = (index // 2, 1 - 2 * (index % 2)) if thermal.antithetic else (index, 1)
-    key = jax.random.fold_in(jax.random.key(thermal.seed), draw)
-    u = jax.random.normal(key, atoms.position.shape, atoms.position.dtype)
+    u = _standard_displacements(thermal, index, atoms.position)
     rms = atoms.thermal_rms if atoms.thermal_rms.ndim == 2 else atoms.thermal_rms[:, None]
-    return atoms.position + sign * rms * u
+    return atoms.position + rms * u
+
+
+def _standard_displacements(
+    thermal: FrozenPhonons | FastThermal, index: int, like: Float[Array, "atoms 3"]
+) -> Float[Array, "atoms 3"]:
+    """Normal deviates of unit variance for configuration `index`."""
+    key, n = jax.random.key(thermal.seed), thermal.n
+    if thermal.draws == "stratified":
+        interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, n), (n, *like.shape), like.dtype), axis=0)
+        within = jax.random.uniform(jax.random.fold_in(key, index), like.shape, like.dtype)
+        return jax.scipy.special.ndtri(jnp.clip((interval[index] + within) / n, 1e-6, 1 - 1e-6))
+    draw, sign = (index // 2, 1 - 2 * (index % 2)) if thermal.antithetic else (index, 1)
+    return sign * jax.random.normal(jax.random.fold_in(key, draw), like.shape, like.dtype)
 
 
 def standard_error(values: Float[Array, "configs *rest"], thermal: ThermalModel) -> Float[Array, "*rest"] | None:
-    """Of the mean over configurations, from their spread (of pair means where the draws are antithetic)."""
+    """Of the mean over configurations, from their spread (of pair means where the draws are antithetic).
+
+    An upper bound where the draws are stratified, because they differ from each other more than they would by chance.
+    """
     if thermal is not None and thermal.antithetic:
         values = values.reshape(-1, 2, *values.shape[1:]).mean(1)
     n = values.shape[0]

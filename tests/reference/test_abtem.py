@@ -58,7 +58,7 @@ def test_convergent_beam_pattern(atoms, tilt):
 def test_line_scan(atoms, tilt):
     detectors = {"haadf": AnnularDetector(60, 150), "abf": AnnularDetector(11, 21.4)}
     scan = Scan.grid((0, 0), (4, 2), (2, 9))
-    ours = simulate(atoms, PROBE, scan, detectors, tilt=tilt, sampling=GRID, transmission="abtem")
+    ours = simulate(atoms, PROBE, scan, detectors, tilt=tilt, sampling=GRID, slice_thickness=2.0, transmission="abtem")
     theirs = reference.scan_annular(atoms, PROBE, scan, detectors, GRID, tilt=tilt)
     for name in detectors:
         assert relative(np.asarray(ours[name].data), theirs[name]) < 1e-3
