@@ -31,7 +31,7 @@ def specimen():
 
 def scanned(specimen, probe, plan, detector, tilt, positions) -> np.ndarray:
     """(exits, probes): each probe sent through on its own, with the operator's grid and band limits."""
-    grid = Grid.for_box(*specimen.box[:2], SAMPLING)
+    grid = Grid.for_box(specimen.box[0], specimen.box[1], SAMPLING)
     tables = slice_tables(plan.elements, grid, probe.energy, carried=grid.band_limit(CARRIED, 0.0))
     limit = grid.band_limit(FRACTION, 0.0)
     kernel = propagator(grid, probe.energy, plan.slice_thickness, jnp.asarray(tilt), limit)

@@ -111,7 +111,7 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
     """Tiles of about `edge` Å (None: one, with the whole box)."""
     whole = edge is None
     tile = job.scan
-    if not whole:
+    if edge is not None:
         if window is None or isinstance(job.sampling, Grid):
             return None
         tile = tuple(
@@ -120,7 +120,7 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
         reach = [window + (n - 1) * s for n, s in zip(tile, job.step[::-1], strict=True)][::-1]
         if all(r >= 0.9 * b for r, b in zip(reach, job.box, strict=True)):
             return None
-        grid = _window_grid(reach, job)
+        grid = _window_grid(reach, job, job.sampling)
     elif isinstance(job.sampling, Grid):
         grid = job.sampling
     else:
@@ -135,15 +135,15 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
     return _with_memory(job, route, not whole, grid, tile, tiles, positions, waves, batch)
 
 
-def _window_grid(reach: list[float], job: Job) -> Grid:
+def _window_grid(reach: list[float], job: Job, ceiling: float) -> Grid:
     """At least `reach` (x, y) Å at the sampling asked for; an axis that fills the box takes its exact period."""
     shape, sampling = [], []
     for r, b in zip(reach[::-1], job.box[::-1], strict=True):
         full = r >= 0.9 * b
-        n = friendly((b if full else r) / job.sampling)
+        n = friendly((b if full else r) / ceiling)
         shape.append(n)
-        sampling.append(b / n if full else job.sampling)
-    return Grid(tuple(shape), tuple(sampling))
+        sampling.append(b / n if full else ceiling)
+    return Grid((shape[0], shape[1]), (sampling[0], sampling[1]))
 
 
 def _with_memory(job, route, windowed, grid, tile, tiles, positions, waves, batch) -> RunPlan:

@@ -169,6 +169,7 @@ def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
     parts = 5
     rows, cols = grid.shape
     fine = detector.response(Grid((rows * parts, cols * parts), grid.sampling), probe.wavelength)
+    assert isinstance(fine, WeightedSum)
     weights = jnp.roll(fine.weights, (parts // 2, parts // 2), (-2, -1))
     weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
     pixel = probe.wavelength * 1e3 / min(grid.extent)

@@ -155,6 +155,7 @@ class _LocalLoss(eqx.Module):
 
     @staticmethod
     def of(tables: SliceTables, optics: Optics) -> "_LocalLoss":
+        assert tables.beyond is not None
         total = tables.beyond[..., 0, 0]
         return _LocalLoss(crop(tables.beyond, optics.seen) / total[..., None, None], total, optics.grid, optics.seen)
 

@@ -68,9 +68,9 @@ def _axis(start: float, span: float, count: int, period: float, reach: float, so
             return pixel, None
         at = start + period * np.arange(nyquist) / nyquist
         q = np.arange(-(nyquist // 2), nyquist // 2 + 1) / period
-        phase = np.exp(2j * np.pi * q[None, None] * (pixel[:, None] - at[None])[..., None])
+        series = np.cos(2 * np.pi * q[None, None] * (pixel[:, None] - at[None])[..., None])
         weight = jnp.exp(-2 * (jnp.pi * source * q) ** 2) if source is not None else np.ones(nyquist)
-        return at, jnp.asarray(phase.real, jnp.result_type(float)) @ jnp.asarray(weight) / nyquist
+        return at, jnp.asarray(series, jnp.result_type(float)) @ jnp.asarray(weight) / nyquist
     if source is None:
         return pixel, None
     return _with_margin(pixel, abs(step), reach, source)

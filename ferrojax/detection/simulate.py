@@ -58,7 +58,7 @@ def simulate(
     route: str = "auto",
     plan: SlicePlan | None = None,
     batch: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Scan a probe over a specimen and record every detector from one propagation.
 
@@ -124,7 +124,7 @@ def plan_simulation(
     window: float | str | None = "auto",
     route: str = "auto",
     batch: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> RunPlan:
     """What `simulate` would do with the same arguments, and the memory it takes; nothing is computed."""
     return _plan(
@@ -184,7 +184,7 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, d
     return Job(
         box=atoms.box[:2],
         step=step,
-        scan=shape,
+        scan=(shape[0], shape[1]),
         sampling=sampling,
         fraction=band(thermal)[0],
         aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,

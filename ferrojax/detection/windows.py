@@ -57,7 +57,8 @@ def cut_tiles(
     member = np.pad(member, ((0, len(starts) - len(member)), (0, 0)), mode="edge")
     flat = position.reshape(-1, 2)[member]
     centre = (flat.min(1) + flat.max(1)) / 2
-    window = grid.extent[::-1]
+    height, width = grid.extent
+    window = (width, height)
     return Tiles(
         cut_windows(plan, atoms, centre, window),
         jnp.asarray(centre - np.array(window) / 2, jnp.result_type(float)),
