@@ -139,12 +139,11 @@ def prepare(
     offsets, weights = _focal_nodes(probe)
     readers = {}
     for name, d in detectors.items():
-        lost = d.takes_lost and d.outer > reach
+        lost, bounded = d.takes_lost and d.outer > reach, d.outer in outers
+        leaves = return_rate(atoms, probe.energy, reach, d.inner, d.outer) if bounded else 0.0
         readers[name] = Reader(
             _shared_out(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
-            jnp.asarray(
-                return_rate(atoms, probe.energy, reach, d.inner, d.outer) if lost else 0.0, tables.carried.dtype
-            ),
+            jnp.asarray(leaves, tables.carried.dtype),
             lost,
             outers.index(d.outer) if bounded else -1,
         )
