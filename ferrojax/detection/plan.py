@@ -6,6 +6,7 @@ import itertools
 import jax
 import numpy as np
 
+from ferrojax.detection.routes import LOSS_PLANES
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid, friendly
 
@@ -125,8 +126,6 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
         grid = job.sampling
     else:
         grid = Grid.for_box(*job.box, job.sampling)
-        if window is not None and all(b > 1.5 * window for b in job.box) and np.prod(job.box) > 60**2:
-            return None
     tiles = int(np.prod([-(-n // t) for n, t in zip(job.scan, tile, strict=True)]))
     positions = int(np.prod(tile))
     waves = positions * job.nodes
@@ -160,8 +159,9 @@ def _with_memory(job, route, windowed, grid, tile, tiles, positions, waves, batc
     }
     if route == "matrix":
         atoms = job.slices * max(8, int(2 * job.atoms_per_area * np.prod(grid.extent))) * job.watched
-        memory["matrix"] = int(waves) * (seen * job.exits + atoms) * 8 * 2
-        memory["waves"] += min(batch, positions) * (seen * job.exits + atoms) * 12
+        kept = seen * (job.exits + LOSS_PLANES * job.watched) + atoms
+        memory["matrix"] = int(waves) * kept * 8 * 2
+        memory["waves"] += min(batch, positions) * kept * 12
     return RunPlan(
         route,
         windowed,
@@ -183,7 +183,7 @@ def _seconds(job: Job, plan: RunPlan) -> float:
     stack = 4 * _slice_seconds(plan.grid) + 8 * FLOP * pixels * job.atoms_per_area * np.prod(plan.grid.extent)
     seconds = job.slices * (stack + plan.waves * _slice_seconds(plan.grid))
     if plan.route == "matrix":
-        seen = pixels * job.fraction**2 * job.exits
+        seen = pixels * job.fraction**2 * (job.exits + LOSS_PLANES * job.watched)
         atoms = job.slices * 2 * job.atoms_per_area * np.prod(plan.grid.extent) * job.watched
         seconds += 8 * FLOP * plan.positions * job.nodes * plan.waves * (seen + atoms)
     return plan.tiles * seconds

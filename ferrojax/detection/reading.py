@@ -124,6 +124,17 @@ def prepare(
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
     """Optics and slice tables of a run on this grid (eager); refuses detectors that they cannot represent."""
+    if windowed and probe.edge == 0:
+        # A window's pixels are wide: an aperture that takes them whole would change the probe by its rounding.
+        probe = Probe(
+            probe.energy,
+            probe.semiangle,
+            probe.defocus,
+            probe.aberrations,
+            probe.source_size,
+            probe.focal_spread,
+            edge=probe.wavelength * 1e3 / min(grid.extent),
+        )
     fraction, taper = band(thermal)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad

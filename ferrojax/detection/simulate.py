@@ -159,7 +159,7 @@ def _plan(
         route = "probes"
     if sampling is None:
         sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
-    if traced or any(is_traced(v) for v in (scan.start, scan.end)):
+    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle, probe.defocus)):
         size = None
     else:
         depth = slices.exits[-1] * slices.slice_thickness

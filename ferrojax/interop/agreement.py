@@ -57,7 +57,7 @@ def with_ferrojax(experiment: Experiment, transmission: str) -> dict[str, np.nda
         "transmission": transmission,
         "parametrization": e.parametrization,
     }
-    images = simulate(e.atoms, e.probe, e.scan, e.detectors, sampling=e.grid, **options)
+    images = simulate(e.atoms, e.probe, e.scan, e.detectors, sampling=e.grid, window=None, route="probes", **options)
     return {
         EXIT_WAVE: np.asarray(exit_wave(e.atoms, PlaneWave(e.probe.energy), e.grid, **options)),
         CBED: _pattern(e, transmission),
