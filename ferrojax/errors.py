@@ -1,5 +1,7 @@
 """The one error that bad input ends in."""
 
+import sys
+
 
 class InputError(ValueError):
     """Bad input: names the field, the value and the remedy in one line.
@@ -18,4 +20,5 @@ class InputError(ValueError):
 
 def is_traced(value: object) -> bool:
     """Whether a value is being traced by JAX, so that it has no number to check yet."""
-    return hasattr(value, "aval") and not hasattr(value, "addressable_shards")
+    jax = sys.modules.get("jax")  # where JAX is not loaded nothing is traced, and this module must not load it
+    return jax is not None and isinstance(value, jax.core.Tracer)

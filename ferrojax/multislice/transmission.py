@@ -40,26 +40,32 @@ def slice_tables(
     transmission: str = "renormalised",
     carried: np.ndarray | None = None,
     beyond: tuple[float, ...] = (),
+    *,
+    parametrization: str = "lobato",
 ) -> SliceTables:
-    """Tables for these elements (eager). carried defaults to the grid's band limit; beyond: outer angles, mrad."""
+    """Tables for these elements (eager). carried defaults to the grid's band limit; beyond: outer angles, mrad.
+
+    parametrization of the scattering factors: "lobato" or "kirkland". Errors: InputError for an unknown transmission
+    or parametrization, or an element that the parametrization lacks.
+    """
     if transmission not in TRANSMISSIONS:
         raise InputError("transmission", transmission, "unknown", f"choose {' or '.join(TRANSMISSIONS)}")
     k, sigma = grid.k, interaction_constant(energy)
     carried = grid.band_limit() if carried is None else carried
     pixel = grid.sampling[0] * grid.sampling[1]
     real = jnp.result_type(float)
-    phase = np.stack([sigma * projected_transform(e, k) for e in elements])
+    phase = np.stack([sigma * projected_transform(e, k, parametrization) for e in elements])
     core = None
     k_max = float(k.max())
     if transmission == "abtem":
         phase = phase * _abtem_pixel_factor(grid)
     if transmission == "renormalised":
         phase = phase * np.exp(-((k / LOW_PASS) ** 2))
-        factor = np.stack([core_factor(e, energy, k_max)(k) for e in elements]) * (carried > 0) / pixel
+        factor = np.stack([core_factor(e, energy, k_max, parametrization)(k) for e in elements]) * (carried > 0) / pixel
         core = jnp.asarray(np.stack([factor.real, factor.imag], -1), real)
     mu = None
     if beyond:
-        rows = [[beyond_factor(e, energy, outer, k_max)(k) for e in elements] for outer in beyond]
+        rows = [[beyond_factor(e, energy, outer, k_max, parametrization)(k) for e in elements] for outer in beyond]
         mu = jnp.asarray(np.array(rows) * (carried > 0) / pixel, real)
     ky, kx = grid.frequencies
     return SliceTables(
