@@ -129,8 +129,11 @@ def rocking_curves(
         kernel = propagator(grid, energy, plan.slice_thickness, q + jnp.asarray(tilt, q.dtype), limit)
         return multislice(psi, specimen, kernel, lambda p, _: jnp.abs(jnp.fft.fft2(p[0])[rows, cols] / p[0].size) ** 2)
 
-    intensity = jax.lax.map(one_direction, q, batch_size=batch)
     n = axis.size
+    batch = min(batch, n * n)
+    padded = jnp.pad(q, ((0, -n * n % batch), (0, 0)), mode="edge")
+    intensity = jax.lax.map(jax.vmap(one_direction), padded.reshape(-1, batch, 2))
+    intensity = intensity.reshape(-1, *intensity.shape[2:])[: n * n]
     return RockingCurves(
         jnp.moveaxis(intensity.reshape(n, n, *intensity.shape[1:]), 2, 0),
         directions,
