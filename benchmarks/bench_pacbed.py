@@ -152,7 +152,7 @@ def say(name, result: Fit) -> None:
 
 
 def main(folder: Path) -> None:
-    begun = time.time()
+    begun, tree = time.time(), commit()
     counts = np.load(folder / "si110_pacbed_200kV" / "si110_pacbed.npz")["pattern"].astype(float)
     quick = Choice(binning=6)
     picture, specimen = Picture.of(counts, quick), Specimen(quick)
@@ -179,7 +179,7 @@ def main(folder: Path) -> None:
     spread = [v["thickness"] for v in other.values()]
     record = {
         "command": "FERROJAX_REFERENCE_DATA=... python benchmarks/bench_pacbed.py",
-        "commit": commit(),
+        "commit": tree,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "device": str(jax.devices()[0]),
