@@ -40,7 +40,7 @@ def aligned_slices(atoms: Atoms, ceiling: float) -> float:
     fewest = max(1, int(np.ceil(depth / ceiling - 1e-6)))
     counts = np.arange(fewest, int(fewest / 0.7) + 1)
     wave = np.exp(2j * np.pi * np.outer(counts / depth, z))
-    coherence = sum(np.abs(wave[:, number == e].sum(1)) for e in set(atoms.number)) / len(z)
+    coherence = np.sum([np.abs(wave[:, number == e].sum(1)) for e in set(atoms.number)], axis=0) / len(z)
     return depth / int(counts[np.argmax(coherence > coherence.max() - 0.02)])
 
 
