@@ -125,7 +125,12 @@ def compare(atoms: Atoms, cell: float, configurations: int, choices: dict[str, d
 
 
 def model(configurations: int) -> None:
-    figures = {n: compare(*s, configurations, {"default": {}}) for n, s in specimens().items()}
+    figures = {
+        name: compare(
+            atoms, cell, configurations, {"default": {}, "slices of one cell": {"slice_thickness": cell + 1e-3}}
+        )
+        for name, (atoms, cell) in specimens().items()
+    }
     record("thermal_model", {"configurations": configurations, **figures})
 
 

@@ -55,7 +55,7 @@ def main(configurations: int, energy: float) -> None:
     models = {
         "frozen": (FrozenPhonons, {"sampling": 0.045 if energy <= 200 else 0.03, "slice_thickness": 2.0}),
         "fast": (FastThermal, {}),
-        "fast, 2 Å slices": (FastThermal, {"slice_thickness": 2.0}),
+        "fast, slices of one cell": (FastThermal, {"slice_thickness": cell + 1e-3}),
     }
     shifts: dict[str, np.ndarray] = {}
     seconds = {}

@@ -34,8 +34,8 @@ from ferrojax.optics import Probe, probe_spectrum
 
 SAMPLING, FAST_SAMPLING = 0.045, 0.1
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
-SLICE, FAST_SLICE = 2.1, 4.2
-"""Default ceilings of the slice thickness in Å; the second holds one perovskite cell."""
+SLICE = 2.1
+"""Default ceiling of the slice thickness in Å. FastThermal bears slices of one cell for intensities, not for shifts."""
 FAST_FRACTION, FAST_CARRIED = 0.9, 0.95
 """FastThermal's band limits of the wave and of t, as parts of Nyquist: products fold over, but only what was
 scattered twice far out, and it stays a loss or lands far out again."""
@@ -76,15 +76,14 @@ def simulate(
     Returns name -> Image, .data (rows, cols) or, with `thicknesses` (Å), (thickness, rows, cols), as a fraction
     of the incident beam; .standard_error over thermal configurations where there are at least two.
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth. sampling: a ceiling
-    in Å per pixel, or a Grid. slice_thickness: a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with
-    the atomic layers). batch: probes propagated together. Pass a `plan` (`plan_slices`) when positions
+    in Å per pixel, or a Grid. slice_thickness: a ceiling in Å (None: 2.1, in step with the layers). batch: probes
+    propagated together. Pass a `plan` (`plan_slices`) when positions
     are traced; positions, occupancy, thermal rms, tilt, probe and scan are differentiable.
     """
     if not detectors:
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
     if plan is None:
-        ceiling = FAST_SLICE if isinstance(thermal, FastThermal) else SLICE
-        step = aligned_slices(atoms, ceiling) if slice_thickness is None else slice_thickness
+        step = aligned_slices(atoms, SLICE) if slice_thickness is None else slice_thickness
         plan = plan_slices(atoms, step, thicknesses)
     grid = _grid(atoms, sampling, thermal)
     optics, tables = _prepare(plan, grid, probe, tilt, detectors, thermal, transmission, atoms)
