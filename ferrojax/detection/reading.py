@@ -11,12 +11,13 @@ from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.response import Response, WeightedSum
 from ferrojax.errors import InputError, is_traced
-from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
+from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
     SliceTables,
     ThermalModel,
+    band,
     propagator,
     return_rate,
     slice_tables,
@@ -32,9 +33,9 @@ CLEARANCE = 1.45
 Signals = dict[str, Float[Array, "..."]]
 
 
-def band(thermal: ThermalModel) -> tuple[float, float]:
-    """Band limit and taper, as parts of the Nyquist frequency."""
-    return (FAST_FRACTION, 0.0) if isinstance(thermal, FastThermal) else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
+def run_band(thermal: ThermalModel, transmission: str) -> tuple[float, float, float]:
+    """Band limit of the wave, its taper and the limit of t, as parts of the Nyquist frequency."""
+    return (FAST_FRACTION, 0.0, FAST_CARRIED) if isinstance(thermal, FastThermal) else band(transmission)
 
 
 def detection_grid(grid: Grid, fraction: float) -> Grid:
@@ -135,15 +136,20 @@ def prepare(
             probe.focal_spread,
             edge=probe.wavelength * 1e3 / min(grid.extent),
         )
-    fraction, taper = band(thermal)
+    fraction, taper, carried = run_band(thermal, transmission)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
     fast = isinstance(thermal, FastThermal)
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
-    carried = grid.band_limit(FAST_CARRIED, 0.0) if fast else limit
     tables = slice_tables(
-        plan.elements, grid, probe.energy, transmission, carried, outers, parametrization=parametrization
+        plan.elements,
+        grid,
+        probe.energy,
+        transmission,
+        grid.band_limit(carried, taper),
+        outers,
+        parametrization=parametrization,
     )
     seen = detection_grid(grid, fraction)
     inside = seen.k < fraction * grid.nyquist

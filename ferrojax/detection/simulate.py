@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, band, prepare
+from ferrojax.detection.reading import Optics, Signals, prepare, run_band
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
@@ -35,8 +35,8 @@ from ferrojax.optics import Probe
 
 SAMPLING, FAST_SAMPLING = 0.045, 0.1
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
-SLICE, FAST_SLICE = 2.1, 4.2
-"""Default ceilings of the slice thickness in Å; the second holds one perovskite cell."""
+SLICE = 2.1
+"""Default ceiling of the slice thickness in Å. FastThermal bears slices of one cell for intensities, not for shifts."""
 LONG = 60.0
 """Seconds (rough) beyond which the plan of a run is printed before it starts."""
 
@@ -68,7 +68,7 @@ def simulate(
 
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
-    a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with the atomic layers). window: Å of
+    a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of
     specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box).
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
@@ -76,8 +76,8 @@ def simulate(
     are differentiable. Errors: InputError for detectors, sampling or memory that cannot hold the run, before it.
     """
     run, slices = _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, plan,
-        batch, devices,
+        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
+        route, plan, batch, devices,
     )  # fmt: skip
     if run.seconds > LONG and not is_traced(atoms.position):
         print(run, file=sys.stderr)
@@ -121,6 +121,7 @@ def plan_simulation(
     thicknesses: Sequence[float] | None = None,
     sampling: float | Grid | None = None,
     slice_thickness: float | None = None,
+    transmission: str = "renormalised",
     window: float | str | None = "auto",
     route: str = "auto",
     batch: int | None = None,
@@ -128,14 +129,15 @@ def plan_simulation(
 ) -> RunPlan:
     """What `simulate` would do with the same arguments, and the memory it takes; nothing is computed."""
     return _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, None,
-        batch, devices,
+        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
+        route, None, batch, devices,
     )[0]  # fmt: skip
 
 
 def _plan(
     atoms: Atoms, probe: Probe, scan: Scan, detectors: Mapping[str, Detector], thermal: ThermalModel, tilt,
-    thicknesses, sampling, slice_thickness: float | None, window, route: str, plan: SlicePlan | None, batch, devices,
+    thicknesses, sampling, slice_thickness: float | None, transmission: str, window, route: str,
+    plan: SlicePlan | None, batch, devices,
 ) -> tuple[RunPlan, SlicePlan]:  # fmt: skip
     if not detectors:
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
@@ -147,8 +149,7 @@ def _plan(
     check_atoms(atoms)
     slices = plan
     if slices is None:
-        ceiling = FAST_SLICE if isinstance(thermal, FastThermal) else SLICE
-        step = aligned_slices(atoms, ceiling) if slice_thickness is None else slice_thickness
+        step = aligned_slices(atoms, SLICE) if slice_thickness is None else slice_thickness
         slices = plan_slices(atoms, step, thicknesses)
     tilt_shape = np.shape(tilt)
     if tilt_shape not in ((2,), (*scan.shape, 2)):
@@ -164,11 +165,11 @@ def _plan(
     else:
         depth = slices.exits[-1] * slices.slice_thickness
         size = window_size(probe, depth) if window == "auto" else window
-    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices)
+    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, devices)
     return choose(job, size, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
-def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices) -> Job:
+def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, devices) -> Job:
     sampled = scan_sampling(scan, probe, atoms.box[:2], len(tilt_shape) > 1)
     shape = sampled.position.shape[:2]
     traced = is_traced(sampled.position)
@@ -186,7 +187,7 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, d
         step=step,
         scan=(shape[0], shape[1]),
         sampling=sampling,
-        fraction=band(thermal)[0],
+        fraction=run_band(thermal, transmission)[0],
         aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,
         nodes=7 if spread else 1,
         slices=slices.exits[-1],
