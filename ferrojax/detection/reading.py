@@ -116,6 +116,7 @@ def prepare(
     atoms: Atoms,
     plan: SlicePlan,
     grid: Grid,
+    region: Grid,
     probe: Probe,
     tilt: Float[Array, "2"],
     detectors: Mapping[str, Detector],
@@ -124,7 +125,7 @@ def prepare(
     parametrization: str,
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
-    """Optics and slice tables of a run on this grid (eager); refuses detectors that they cannot represent."""
+    """Optics on the waves' grid, slice tables on the region's (eager); refuses detectors they cannot represent."""
     if windowed and probe.edge == 0:
         # A window's pixels are wide: an aperture that takes them whole would change the probe by its rounding.
         probe = Probe(
@@ -142,14 +143,9 @@ def prepare(
     fast = isinstance(thermal, FastThermal)
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
+    carry = region.band_limit(carried, taper)
     tables = slice_tables(
-        plan.elements,
-        grid,
-        probe.energy,
-        transmission,
-        grid.band_limit(carried, taper),
-        outers,
-        parametrization=parametrization,
+        plan.elements, region, probe.energy, transmission, carry, outers, parametrization=parametrization
     )
     seen = detection_grid(grid, fraction)
     inside = seen.k < fraction * grid.nyquist

@@ -19,7 +19,7 @@ from ferrojax.detection.reading import Optics, Signals, prepare, run_band
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
-from ferrojax.detection.windows import Tiles, cut_tiles, whole_box, window_size
+from ferrojax.detection.windows import Tiles, cut_tiles, lattice_period, whole_box, window_size
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
@@ -86,17 +86,17 @@ def simulate(
     tiles = _tiles(run, slices, atoms, sampled)
     common = tilt if tilt.ndim == 1 else jnp.zeros(2)
     optics, tables = prepare(
-        atoms, slices, run.grid, probe, common, detectors, thermal, transmission,
+        atoms, slices, run.grid, run.region, probe, common, detectors, thermal, transmission,
         parametrization, run.windowed,
     )  # fmt: skip
     shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics))
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
-    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, None].astype(sampled.position.dtype)
+    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
     mesh = _mesh(run, devices)
 
     def signals(position):
-        out = _run((tiles.plan, xy, own_tilt), position, shared, run.route, run.batch, mesh)
-        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[tiles.where], out)
+        out = _run((tiles.plan, xy, own_tilt, tiles.corner), position, shared, run.route, run.batch, mesh)
+        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[3:])[tiles.where], out)
         shape = sampled.position.shape[:2]
         return {
             k: jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0) for k, s in flat.items()
@@ -165,11 +165,13 @@ def _plan(
     else:
         depth = slices.exits[-1] * slices.slice_thickness
         size = window_size(probe, depth) if window == "auto" else window
-    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, devices)
+    wide = size is not None and min(atoms.box[:2]) > size
+    period = lattice_period(atoms) if wide else None
+    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices)
     return choose(job, size, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
-def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, devices) -> Job:
+def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices) -> Job:
     sampled = scan_sampling(scan, probe, atoms.box[:2], len(tilt_shape) > 1)
     shape = sampled.position.shape[:2]
     traced = is_traced(sampled.position)
@@ -193,6 +195,8 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, t
         slices=slices.exits[-1],
         exits=len(slices.exits),
         configurations=configurations(thermal),
+        kinds=slices.index.shape[-2],
+        period=period,
         atoms_per_area=len(atoms.number) / slices.index.shape[0] / area,
         channels=sum(int(np.prod(d.channels)) for d in detectors.values()),
         watched=isinstance(thermal, FastThermal),
@@ -202,7 +206,9 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, t
 
 def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling) -> Tiles:
     if run.windowed:
-        return cut_tiles(slices, atoms, np.asarray(sampled.position, float), run.tile, run.grid, run.devices)
+        return cut_tiles(
+            slices, atoms, np.asarray(sampled.position, float), run.tile, run.group, run.region, run.grid, run.devices
+        )
     return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
 
 
@@ -229,14 +235,15 @@ class _Shared(eqx.Module):
 
 @eqx.filter_jit
 def _run(tiles, position: Float[Array, "atoms 3"], shared: _Shared, route: str, batch: int, mesh) -> Signals:
-    """Every tile of one configuration; name -> (tiles, positions, exits, *channels)."""
+    """Every tile of one configuration; name -> (tiles, groups, most, exits, *channels)."""
 
     def one_tile(shared, position, tile):
-        plan, xy, tilt = tile
+        plan, xy, tilt, corner = tile
         specimen = Specimen(position, shared.occupancy, shared.tables)
         if route == "matrix":
-            return matrix_signals(specimen, plan, shared.optics, xy, shared.beams, batch)
-        return probe_signals(specimen, plan, shared.optics, xy, tilt, batch)
+            signals = matrix_signals(specimen, plan, shared.optics, xy.reshape(-1, 2), shared.beams, batch)
+            return jax.tree.map(lambda s: s.reshape(*xy.shape[:2], *s.shape[1:]), signals)
+        return probe_signals(specimen, plan, shared.optics, xy, tilt, corner, batch)
 
     def all_tiles(tiles, position, shared):
         return jax.lax.map(partial(one_tile, shared, position), tiles)
