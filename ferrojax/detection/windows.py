@@ -100,12 +100,16 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
 
     position, number = np.asarray(atoms.position, float), np.array(atoms.number)
     box = np.array([*atoms.box[:2], 4 * atoms.box[2]])
-    position = np.mod(position, box)
+
+    def wrapped(p):
+        return np.mod(np.mod(p, box), box)  # twice: the first of −1e-17 is the box itself
+
+    position = wrapped(position)
     kinds = [k for k in np.unique(number) if (number == k).sum() > 0.05 * len(number)]
     trees = [(position[number == k], KDTree(position[number == k], boxsize=box)) for k in kinds]
 
     def carries(shift):
-        missed = [(t.query(np.mod(p + shift, box), distance_upper_bound=0.7)[0] > 0.7).mean() for p, t in trees]
+        missed = [(t.query(wrapped(p + shift), distance_upper_bound=0.7)[0] > 0.7).mean() for p, t in trees]
         return max(missed) < 0.1
 
     period = []
