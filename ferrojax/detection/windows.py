@@ -94,7 +94,7 @@ def _padded(index: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | None:
     """The shortest (x, y) Å, whole parts of the box, that carry nearly every atom near one of its kind; else None.
 
-    Near is 0.7 Å, so that polar displacements and relaxations pass. Periods above `most` Å are of no use to windows.
+    Near is 0.7 Å, so that polar displacements and relaxations pass, but 0.1 Å on average. Periods above `most` Å are of no use to windows.
     """
     from scipy.spatial import KDTree
 
@@ -109,8 +109,14 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
     trees = [(position[number == k], KDTree(position[number == k], boxsize=box)) for k in kinds]
 
     def carries(shift):
-        missed = [(t.query(wrapped(p + shift), distance_upper_bound=0.7)[0] > 0.7).mean() for p, t in trees]
-        return max(missed) < 0.1
+        missed, drift = [], []
+        for p, tree in trees:
+            distance, near = tree.query(wrapped(p + shift), distance_upper_bound=0.7)
+            hit = distance < 0.7
+            missed.append(1 - hit.mean())
+            offset = p[hit] + shift - p[near[hit]]
+            drift.append((offset - box * np.round(offset / box)).mean(0) if hit.any() else 1.0)
+        return max(missed) < 0.1 and np.abs(drift).max() < 0.1
 
     period = []
     for axis in (0, 1):
