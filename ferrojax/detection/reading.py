@@ -124,17 +124,7 @@ def prepare(
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
     """Optics and slice tables of a run on this grid (eager); refuses detectors that they cannot represent."""
-    if windowed and probe.edge == 0:
-        # A window's pixels are wide: an aperture that takes them whole would change the probe by its rounding.
-        probe = Probe(
-            probe.energy,
-            probe.semiangle,
-            probe.defocus,
-            probe.aberrations,
-            probe.source_size,
-            probe.focal_spread,
-            edge=probe.wavelength * 1e3 / min(grid.extent),
-        )
+    probe = softened(probe, grid) if windowed else probe
     fraction, taper = band(thermal)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
@@ -166,6 +156,17 @@ def prepare(
         grid=grid,
         seen=seen,
     ), tables
+
+
+def softened(probe: Probe, grid: Grid) -> Probe:
+    """The probe with an aperture whose edge, if hard, shares out a window's pixels.
+
+    They are wide: an aperture that takes them whole would change the probe by its rounding.
+    """
+    if probe.edge > 0:
+        return probe
+    optics = (probe.semiangle, probe.defocus, probe.aberrations, probe.source_size, probe.focal_spread)
+    return Probe(probe.energy, *optics, edge=probe.wavelength * 1e3 / min(grid.extent))
 
 
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:

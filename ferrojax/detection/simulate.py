@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, band, prepare
+from ferrojax.detection.reading import Optics, Signals, band, prepare, softened
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
@@ -89,7 +89,7 @@ def simulate(
         atoms, slices, run.grid, probe, common, detectors, thermal, transmission,
         parametrization, run.windowed,
     )  # fmt: skip
-    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics))
+    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics, probe))
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
     xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, None].astype(sampled.position.dtype)
     mesh = _mesh(run, devices)
@@ -205,11 +205,16 @@ def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling)
     return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
 
 
-def _beams(run: RunPlan, optics: Optics) -> Int[Array, "2 beams"] | None:
-    """Indices (row, col) on the detection grid of the plane waves inside the aperture."""
+def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] | None:
+    """Indices (row, col) on the detection grid of the plane waves inside the aperture.
+
+    From the angles alone, because the spectrum may be traced; one beam too many only costs time.
+    """
     if run.route == "probes":
         return None
-    return jnp.asarray(np.stack(np.nonzero(np.asarray(jnp.abs(optics.spectrum).max(0)) > 0)))
+    probe = softened(probe, run.grid) if run.windowed else probe
+    limit = (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength
+    return jnp.asarray(np.stack(np.nonzero(optics.seen.k < limit * (1 + 1e-6))))
 
 
 def _mesh(run: RunPlan, devices) -> Mesh | None:
