@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Inexact
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
@@ -46,7 +46,7 @@ def detection_grid(grid: Grid, fraction: float) -> Grid:
     return Grid((rows, cols), (grid.extent[0] / rows, grid.extent[1] / cols))
 
 
-def crop(spectrum: Complex[Array, "*batch rows cols"], grid: Grid) -> Complex[Array, "*batch r c"]:
+def crop(spectrum: Inexact[Array, "*batch rows cols"], grid: Grid) -> Inexact[Array, "*batch r c"]:
     """The frequencies of the smaller `grid` out of a spectrum, both in FFT order."""
     for axis, n in zip((-2, -1), grid.shape, strict=True):
         size = spectrum.shape[axis]
@@ -197,7 +197,9 @@ def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, pro
         if fast and d.takes_lost:
             remedy = f"use a sampling {reach / (d.inner * CLEARANCE):.2f} times this one, or FrozenPhonons"
             raise InputError("detector", span, f"starts too close to the band limit of {reach:.0f} mrad", remedy)
-        remedy = f"use a sampling {reach / d.outer:.2f} times this one"
+        remedy = (
+            f"use a sampling {reach / d.outer:.2f} times this one" if d.outer < np.inf else "give a finite outer angle"
+        )
         remedy += ", or FastThermal" if d.takes_lost and not fast else ""
         raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
     semiangle = probe.semiangle

@@ -69,21 +69,23 @@ def simulate(
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
     a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with the atomic layers). window: Å of
-    specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box).
+    specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box, which is
+    also taken where positions, scan or semi-angle are traced, or defocus under "auto").
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
     Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
     are differentiable. Errors: InputError for detectors, sampling or memory that cannot hold the run, before it.
     """
-    run, slices = _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, plan,
-        batch, devices,
-    )  # fmt: skip
+    with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
+        run, slices = _plan(
+            atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, plan,
+            batch, devices,
+        )  # fmt: skip
+        sampled = scan_sampling(scan, probe, atoms.box[:2], np.ndim(tilt) > 1)
+        tiles = _tiles(run, slices, atoms, sampled)
     if run.seconds > LONG and not is_traced(atoms.position):
         print(run, file=sys.stderr)
     tilt = jnp.asarray(tilt, jnp.result_type(float))
-    sampled = scan_sampling(scan, probe, atoms.box[:2], tilt.ndim > 1)
-    tiles = _tiles(run, slices, atoms, sampled)
     common = tilt if tilt.ndim == 1 else jnp.zeros(2)
     optics, tables = prepare(
         atoms, slices, run.grid, probe, common, detectors, thermal, transmission,
@@ -141,6 +143,7 @@ def _plan(
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
     if route not in ("auto", "probes", "matrix"):
         raise InputError("route", route, "unknown", 'choose "auto", "probes" or "matrix"')
+    _check_choices(window, batch, tilt)
     traced = is_traced(atoms.position)
     if traced and plan is None:
         raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
@@ -159,13 +162,24 @@ def _plan(
         route = "probes"
     if sampling is None:
         sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
-    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle, probe.defocus)):
-        size = None
-    else:
+    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle)):
+        window = None
+    elif window == "auto":
         depth = slices.exits[-1] * slices.slice_thickness
-        size = window_size(probe, depth) if window == "auto" else window
+        window = None if is_traced(probe.defocus) else window_size(probe, depth)
     job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices)
-    return choose(job, size, route, batch), slices  # pyright: ignore[reportArgumentType]
+    return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
+
+
+def _check_choices(window, batch, tilt) -> None:
+    """Refuse windows, batches and tilts that mean nothing."""
+    length = not isinstance(window, str | bool) and window is not None
+    if not (window is None or window == "auto" or (length and np.isfinite(window) and window > 0)):
+        raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
+    if batch is not None and not (batch >= 1 and int(batch) == batch):
+        raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
+    if not any(is_traced(t) for t in jax.tree.leaves(tilt)) and not np.isfinite(np.asarray(tilt, float)).all():
+        raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
 
 
 def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices) -> Job:

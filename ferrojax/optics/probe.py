@@ -1,6 +1,7 @@
 """Probe: the convergent beam, its aberrations and partial coherence; PlaneWave."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
@@ -35,11 +36,12 @@ class Probe(eqx.Module):
     def __init__(self, energy, semiangle, defocus=0.0, aberrations=None, source_size=0.0, focal_spread=0.0, edge=0.0):
         real = jnp.result_type(float)
         self.energy, self.edge = float(energy), float(edge)
-        self.semiangle = jnp.asarray(semiangle, real)
-        self.defocus = jnp.asarray(defocus, real)
-        self.source_size = jnp.broadcast_to(jnp.asarray(source_size, real), (2,))
-        self.focal_spread = jnp.asarray(focal_spread, real)
-        self.aberrations = {name: jnp.asarray(v, real) for name, v in (aberrations or {}).items()}
+        with jax.ensure_compile_time_eval():  # so that a plan can read what is not traced, under jit too
+            self.semiangle = jnp.asarray(semiangle, real)
+            self.defocus = jnp.asarray(defocus, real)
+            self.source_size = jnp.broadcast_to(jnp.asarray(source_size, real), (2,))
+            self.focal_spread = jnp.asarray(focal_spread, real)
+            self.aberrations = {name: jnp.asarray(v, real) for name, v in (aberrations or {}).items()}
         if not (np.isfinite(self.energy) and self.energy > 0):
             raise InputError("energy", energy, "must be positive", "give the accelerating energy in eV, e.g. 200e3")
         known = set(ABERRATIONS) | {"phi" + name[1:] for name in ABERRATIONS if ABERRATIONS[name][1]}
