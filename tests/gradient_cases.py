@@ -1,6 +1,7 @@
 """What test_gradients runs in processes of its own, in float32 and in x64: python -m tests.gradient_cases."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -82,7 +83,7 @@ def compare(names: list[str], thorough: bool, **case) -> dict:
 
 
 COMMON = ["position", "occupancy", "thermal_rms", "tilt", "defocus", "C12", "focal_spread", "thickness"]
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "probes": {"route": "probes", "thermal": FrozenPhonons(1), "names": [*COMMON, "semiangle"], "source": False},
     "matrix": {"route": "matrix", "thermal": FrozenPhonons(1), "names": [*COMMON, "source_size"]},
     "fast": {"route": "probes", "thermal": FastThermal(2), "names": ["position", "thermal_rms", "tilt"]},

@@ -1,6 +1,7 @@
 """What test_sharding runs on 8 simulated devices: python -m tests.sharding_case."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,9 +21,13 @@ def cells(n: int):
     return displaced_supercell(material("BaTiO3"), np.random.default_rng(0).normal(size=(n, n, 3)) * 0.05, 2)
 
 
-WHOLE = {"scan": Scan.grid((0, 0), (3, 2), (3, 5)), "window": None, "thermal": FrozenPhonons(2)}  # 15 on 8 devices
-TILES = {"scan": Scan.grid((1, 2), (13, 10), (2, 9)), "window": 8.0, "thermal": None}
-CASES = {
+WHOLE: dict[str, Any] = {
+    "scan": Scan.grid((0, 0), (3, 2), (3, 5)),
+    "window": None,
+    "thermal": FrozenPhonons(2),
+}  # 15 on 8 devices
+TILES: dict[str, Any] = {"scan": Scan.grid((1, 2), (13, 10), (2, 9)), "window": 8.0, "thermal": None}
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "probes": (1, {**WHOLE, "route": "probes"}),
     "tilts": (1, {**WHOLE, "route": "probes", "tilt": np.linspace(-4, 4, 30).reshape(3, 5, 2)}),
     "matrix": (1, {**WHOLE, "route": "matrix"}),
@@ -32,7 +37,8 @@ CASES = {
 
 
 def main() -> dict:
-    devices, out = jax.devices(), {"devices": len(jax.devices())}
+    devices = jax.devices()
+    out: dict[str, Any] = {"devices": len(devices)}
     for name, (size, given) in CASES.items():
         atoms, case = cells(size), dict(given)
         scan = case.pop("scan")
@@ -49,7 +55,15 @@ def main() -> dict:
     def loss(position, tilt, devices):
         moved = eqx.tree_at(lambda a: a.position, atoms, position)
         images = simulate(
-            moved, PROBE, WHOLE["scan"], DETECTORS, tilt=tilt, sampling=0.1, plan=slices, devices=devices, route="probes"
+            moved,
+            PROBE,
+            WHOLE["scan"],
+            DETECTORS,
+            tilt=tilt,
+            sampling=0.1,
+            plan=slices,
+            devices=devices,
+            route="probes",
         )
         return (images["abf"].data * jnp.arange(15.0).reshape(3, 5)).sum()
 

@@ -14,6 +14,7 @@ ROUTES = ("probes", "tilts", "matrix", "windowed probes", "windowed matrix")
 @pytest.fixture(scope="module")
 def found() -> dict:
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes far longer than these small runs do
     command = [sys.executable, "-m", "tests.sharding_case"]
     done = subprocess.run(
         command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False

@@ -1,5 +1,7 @@
 """simulate: its routes, windows and resampling give one answer; its plan refuses what cannot run."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ def atoms():
     return displaced_supercell(material("BaTiO3"), field, 4)
 
 
-def signals(atoms, probe, scan=HERE, detectors=DETECTORS, **kw):
+def signals(atoms, probe, scan=HERE, detectors: Any = DETECTORS, **kw: Any):
     out = simulate(atoms, probe, scan, detectors, **{"sampling": COARSE, **kw})
     return {name: np.asarray(result.data) for name, result in out.items()}
 
@@ -225,7 +227,7 @@ def test_under_jit_what_is_not_traced_is_planned_with(field_of_cells):
     np.testing.assert_allclose(jax.jit(image)(*at), image(*at), rtol=1e-4)
 
 
-def atom_at(position, number=8, box=(4.0, 4.0, 4.0), **kw):
+def atom_at(position, number: int | list[int] = 8, box=(4.0, 4.0, 4.0), **kw):
     return Atoms(np.atleast_2d(np.asarray(position, float)), np.atleast_1d(number), box, **kw)
 
 
