@@ -12,6 +12,7 @@ from .detection import CentreOfMass as CentreOfMass
 from .detection import PixelatedDetector as PixelatedDetector
 from .detection import Scan as Scan
 from .detection import SegmentedDetector as SegmentedDetector
+from .detection import at_thickness as at_thickness
 from .detection import differential_phase_contrast as differential_phase_contrast
 from .detection import integrated_centre_of_mass as integrated_centre_of_mass
 from .detection import simulate as simulate

@@ -16,3 +16,4 @@ from ferrojax.detection.response import Response as Response
 from ferrojax.detection.scan import Scan as Scan
 from ferrojax.detection.simulate import plan_simulation as plan_simulation
 from ferrojax.detection.simulate import simulate as simulate
+from ferrojax.detection.thickness import at_thickness as at_thickness

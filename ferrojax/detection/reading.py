@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Inexact
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
@@ -47,7 +47,7 @@ def detection_grid(grid: Grid, fraction: float) -> Grid:
     return Grid((rows, cols), (grid.extent[0] / rows, grid.extent[1] / cols))
 
 
-def crop(spectrum: Complex[Array, "*batch rows cols"], grid: Grid) -> Complex[Array, "*batch r c"]:
+def crop(spectrum: Inexact[Array, "*batch rows cols"], grid: Grid) -> Inexact[Array, "*batch r c"]:
     """The frequencies of the smaller `grid` out of a spectrum, both in FFT order."""
     for axis, n in zip((-2, -1), grid.shape, strict=True):
         size = spectrum.shape[axis]
@@ -126,17 +126,7 @@ def prepare(
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
     """Optics on the waves' grid, slice tables on the region's (eager); refuses detectors they cannot represent."""
-    if windowed and probe.edge == 0:
-        # A window's pixels are wide: an aperture that takes them whole would change the probe by its rounding.
-        probe = Probe(
-            probe.energy,
-            probe.semiangle,
-            probe.defocus,
-            probe.aberrations,
-            probe.source_size,
-            probe.focal_spread,
-            edge=probe.wavelength * 1e3 / min(grid.extent),
-        )
+    probe = softened(probe, grid) if windowed else probe
     fraction, taper, carried = run_band(thermal, transmission)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
@@ -170,6 +160,17 @@ def prepare(
     ), tables
 
 
+def softened(probe: Probe, grid: Grid) -> Probe:
+    """The probe with an aperture whose edge, if hard, shares out a window's pixels.
+
+    They are wide: an aperture that takes them whole would change the probe by its rounding.
+    """
+    if probe.edge > 0:
+        return probe
+    optics = (probe.semiangle, probe.defocus, probe.aberrations, probe.source_size, probe.focal_spread)
+    return Probe(probe.energy, *optics, edge=probe.wavelength * 1e3 / min(grid.extent))
+
+
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
     """The response of a detector whose edges share out the pixels they cross: a window's pixels are wide.
 
@@ -198,7 +199,9 @@ def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, pro
         if fast and d.takes_lost:
             remedy = f"use a sampling {reach / (d.inner * CLEARANCE):.2f} times this one, or FrozenPhonons"
             raise InputError("detector", span, f"starts too close to the band limit of {reach:.0f} mrad", remedy)
-        remedy = f"use a sampling {reach / d.outer:.2f} times this one"
+        remedy = (
+            f"use a sampling {reach / d.outer:.2f} times this one" if d.outer < np.inf else "give a finite outer angle"
+        )
         remedy += ", or FastThermal" if d.takes_lost and not fast else ""
         raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
     semiangle = probe.semiangle

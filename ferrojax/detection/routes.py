@@ -147,12 +147,13 @@ def matrix_signals(
 
 def _over_nodes(signals: Callable[[Array], Signals], optics: Optics) -> Signals:
     """The incoherent sum over the focal spread."""
-    total = None
-    for spectrum, weight in zip(optics.spectrum, optics.node_weight, strict=True):
-        part = jax.tree.map(lambda s: weight * s, signals(spectrum))  # noqa: B023
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
-    assert total is not None
-    return total
+
+    def add(total, node):
+        spectrum, weight = node
+        return jax.tree.map(lambda t, s: t + weight * s, total, signals(spectrum)), None
+
+    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(signals, optics.spectrum[0]))
+    return jax.lax.scan(add, none, (optics.spectrum, optics.node_weight))[0]
 
 
 def _planes(plan: SlicePlan, loses: bool) -> tuple[int, ...]:

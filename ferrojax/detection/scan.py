@@ -1,6 +1,7 @@
 """Scan: where the probe stands."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,7 +23,8 @@ class Scan(eqx.Module):
         if rows < 1 or cols < 1:
             raise InputError("scan shape", shape, "is empty", "give (rows, cols) of at least (1, 1)")
         real = jnp.result_type(float)
-        return Scan(jnp.asarray(start, real), jnp.asarray(end, real), (rows, cols))
+        with jax.ensure_compile_time_eval():  # so that a plan can read it under jit too
+            return Scan(jnp.asarray(start, real), jnp.asarray(end, real), (rows, cols))
 
     @property
     def position(self) -> Float[Array, "rows cols 2"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, prepare, run_band
+from ferrojax.detection.reading import Optics, Signals, prepare, run_band, softened
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
@@ -69,27 +69,29 @@ def simulate(
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
     a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of
-    specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box).
+    specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box, which is
+    also taken where positions, scan or semi-angle are traced, or defocus under "auto").
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
     Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
     are differentiable. Errors: InputError for detectors, sampling or memory that cannot hold the run, before it.
     """
-    run, slices = _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
-        route, plan, batch, devices,
-    )  # fmt: skip
+    with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
+        run, slices = _plan(
+            atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
+            route, plan, batch, devices,
+        )  # fmt: skip
+        sampled = scan_sampling(scan, probe, atoms.box[:2], np.ndim(tilt) > 1)
+        tiles = _tiles(run, slices, atoms, sampled)
     if run.seconds > LONG and not is_traced(atoms.position):
         print(run, file=sys.stderr)
     tilt = jnp.asarray(tilt, jnp.result_type(float))
-    sampled = scan_sampling(scan, probe, atoms.box[:2], tilt.ndim > 1)
-    tiles = _tiles(run, slices, atoms, sampled)
     common = tilt if tilt.ndim == 1 else jnp.zeros(2)
     optics, tables = prepare(
         atoms, slices, run.grid, run.region, probe, common, detectors, thermal, transmission,
         parametrization, run.windowed,
     )  # fmt: skip
-    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics))
+    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics, probe))
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
     xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
     mesh = _mesh(run, devices)
@@ -143,6 +145,7 @@ def _plan(
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
     if route not in ("auto", "probes", "matrix"):
         raise InputError("route", route, "unknown", 'choose "auto", "probes" or "matrix"')
+    _check_choices(window, batch, tilt)
     traced = is_traced(atoms.position)
     if traced and plan is None:
         raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
@@ -160,15 +163,26 @@ def _plan(
         route = "probes"
     if sampling is None:
         sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
-    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle, probe.defocus)):
-        size = None
-    else:
+    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle)):
+        window = None
+    elif window == "auto":
         depth = slices.exits[-1] * slices.slice_thickness
-        size = window_size(probe, depth) if window == "auto" else window
-    wide = size is not None and min(atoms.box[:2]) > size
+        window = None if is_traced(probe.defocus) else window_size(probe, depth)
+    wide = window is not None and min(atoms.box[:2]) > window
     period = lattice_period(atoms) if wide else None
     job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices)
-    return choose(job, size, route, batch), slices  # pyright: ignore[reportArgumentType]
+    return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
+
+
+def _check_choices(window, batch, tilt) -> None:
+    """Refuse windows, batches and tilts that mean nothing."""
+    known = window is None or window == "auto"
+    if not known and (isinstance(window, str | bool) or not np.isfinite(window) or float(window) <= 0):
+        raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
+    if batch is not None and not (batch >= 1 and int(batch) == batch):
+        raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
+    if not any(is_traced(t) for t in jax.tree.leaves(tilt)) and not np.isfinite(np.asarray(tilt, float)).all():
+        raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
 
 
 def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices) -> Job:
@@ -212,11 +226,16 @@ def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling)
     return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
 
 
-def _beams(run: RunPlan, optics: Optics) -> Int[Array, "2 beams"] | None:
-    """Indices (row, col) on the detection grid of the plane waves inside the aperture."""
+def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] | None:
+    """Indices (row, col) on the detection grid of the plane waves inside the aperture.
+
+    From the angles alone, because the spectrum may be traced; one beam too many only costs time.
+    """
     if run.route == "probes":
         return None
-    return jnp.asarray(np.stack(np.nonzero(np.asarray(jnp.abs(optics.spectrum).max(0)) > 0)))
+    probe = softened(probe, run.grid) if run.windowed else probe
+    limit = (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength
+    return jnp.asarray(np.stack(np.nonzero(optics.seen.k < limit * (1 + 1e-6))))
 
 
 def _mesh(run: RunPlan, devices) -> Mesh | None:

@@ -94,7 +94,8 @@ def _padded(index: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | None:
     """The shortest (x, y) Å, whole parts of the box, that carry nearly every atom near one of its kind; else None.
 
-    Near is 0.7 Å, so that polar displacements and relaxations pass, but 0.1 Å on average. Periods above `most` Å are of no use to windows.
+    Near is 0.7 Å, so that polar displacements and relaxations pass, but 0.1 Å on average. Periods above `most` Å are
+    of no use to windows.
     """
     from scipy.spatial import KDTree
 
@@ -111,7 +112,7 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
     def carries(shift):
         missed, drift = [], []
         for p, tree in trees:
-            distance, near = tree.query(wrapped(p + shift), distance_upper_bound=0.7)
+            distance, near = (np.asarray(a) for a in tree.query(wrapped(p + shift), distance_upper_bound=0.7))
             hit = distance < 0.7
             missed.append(1 - hit.mean())
             offset = p[hit] + shift - p[near[hit]]

@@ -134,7 +134,6 @@ def transport(
                 beyond = beyond.at[:, edges].add(loss * (1 - intensity.sum((-2, -1))))
         return (jnp.fft.fft2(psi * t) * propagate, beyond), seen
 
-    @jax.checkpoint
     def advance(carry, entries):
         return jax.lax.scan(step, carry, entries)
 
@@ -149,7 +148,10 @@ def transport(
     def to_stop(carry, what):
         wave, buffer = carry
         segment, slot = what
-        wave, seen = _in_blocks(advance, wave, segment, block)
+        # Stops closer than a block share one, so that reverse mode keeps no wave for each of them.
+        wave, seen = (
+            _in_blocks(jax.checkpoint(advance), wave, segment, block) if stride > block else advance(wave, segment)
+        )
 
         def store():
             return jax.tree.map(lambda b, v: b.at[slot].set(v), buffer, read(*wave))
@@ -157,7 +159,12 @@ def transport(
         buffer = store() if (slots >= 0).all() else jax.lax.cond(slot >= 0, store, lambda: buffer)
         return (wave, buffer), seen
 
-    (_, buffer), seen = jax.lax.scan(to_stop, ((spectrum, beyond), buffer), (segments, jnp.asarray(slots)))
+    def to_stops(carry, what):
+        return jax.lax.scan(to_stop, carry, what)
+
+    together = max(1, block // stride)
+    to_stops = to_stops if stride > block else jax.checkpoint(to_stops)
+    (_, buffer), seen = _in_blocks(to_stops, ((spectrum, beyond), buffer), (segments, jnp.asarray(slots)), together)
     return buffer, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), seen)
 
 

@@ -94,14 +94,15 @@ def displaced_positions(atoms: Atoms, thermal: ThermalModel, index: int) -> Floa
 def _standard_displacements(
     thermal: FrozenPhonons | FastThermal, index: int, like: Float[Array, "atoms 3"]
 ) -> Float[Array, "atoms 3"]:
-    """Normal deviates of unit variance for configuration `index`."""
-    key, n = jax.random.key(thermal.seed), thermal.n
+    """Normal deviates of unit variance for configuration `index`; the same where x64 is enabled."""
+    key, n, single = jax.random.key(thermal.seed), thermal.n, jnp.float32
     if thermal.draws == "stratified":
-        interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, n), (n, *like.shape), like.dtype), axis=0)
-        within = jax.random.uniform(jax.random.fold_in(key, index), like.shape, like.dtype)
-        return jax.scipy.special.ndtri(jnp.clip((interval[index] + within) / n, 1e-6, 1 - 1e-6))
+        interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, n), (n, *like.shape), single), axis=0)
+        within = jax.random.uniform(jax.random.fold_in(key, index), like.shape, single)
+        deviate = jax.scipy.special.ndtri(jnp.clip((interval[index] + within) / n, 1e-6, 1 - 1e-6))
+        return deviate.astype(like.dtype)
     draw, sign = (index // 2, 1 - 2 * (index % 2)) if thermal.antithetic else (index, 1)
-    return sign * jax.random.normal(jax.random.fold_in(key, draw), like.shape, like.dtype)
+    return sign * jax.random.normal(jax.random.fold_in(key, draw), like.shape, single).astype(like.dtype)
 
 
 def standard_error(values: Float[Array, "configs *rest"], thermal: ThermalModel) -> Float[Array, "*rest"] | None:

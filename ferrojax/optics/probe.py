@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
@@ -40,17 +41,18 @@ class Probe(eqx.Module):
         semiangle: ArrayLike,
         defocus: ArrayLike = 0.0,
         aberrations: Mapping[str, ArrayLike] | None = None,
-        source_size: ArrayLike = 0.0,
+        source_size: ArrayLike | tuple[float, float] = 0.0,
         focal_spread: ArrayLike = 0.0,
         edge: float = 0.0,
     ):
         real = jnp.result_type(float)
         self.energy, self.edge = float(energy), float(edge)
-        self.semiangle = jnp.asarray(semiangle, real)
-        self.defocus = jnp.asarray(defocus, real)
-        self.source_size = jnp.broadcast_to(jnp.asarray(source_size, real), (2,))
-        self.focal_spread = jnp.asarray(focal_spread, real)
-        self.aberrations = {name: jnp.asarray(v, real) for name, v in (aberrations or {}).items()}
+        with jax.ensure_compile_time_eval():  # so that a plan can read what is not traced, under jit too
+            self.semiangle = jnp.asarray(semiangle, real)
+            self.defocus = jnp.asarray(defocus, real)
+            self.source_size = jnp.broadcast_to(jnp.asarray(source_size, real), (2,))
+            self.focal_spread = jnp.asarray(focal_spread, real)
+            self.aberrations = {name: jnp.asarray(v, real) for name, v in (aberrations or {}).items()}
         if not (np.isfinite(self.energy) and self.energy > 0):
             raise InputError("energy", energy, "must be positive", "give the accelerating energy in eV, e.g. 200e3")
         known = set(ABERRATIONS) | {"phi" + name[1:] for name in ABERRATIONS if ABERRATIONS[name][1]}
