@@ -174,7 +174,7 @@ def _plan(
     return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
-def _check_choices(window, batch, tilt) -> None:
+def _check_choices(window: Any, batch, tilt) -> None:
     """Refuse windows, batches and tilts that mean nothing."""
     known = window is None or window == "auto"
     if not known and (isinstance(window, str | bool) or not np.isfinite(window) or float(window) <= 0):
