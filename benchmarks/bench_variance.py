@@ -35,7 +35,7 @@ def shipped(draws: str) -> Sampler:
 
 
 def sobol(atoms: Atoms, seed: int) -> list[np.ndarray]:
-    q = qmc.Sobol(atoms.position.size, seed=seed).random(COUNT)
+    q = qmc.Sobol(atoms.position.size, rng=np.random.default_rng(seed)).random(COUNT)
     u = ndtri(np.clip(q, 1e-6, 1 - 1e-6)).reshape(COUNT, -1, 3)
     return list(np.asarray(atoms.position) + np.asarray(atoms.thermal_rms)[:, None] * u)
 
@@ -124,7 +124,7 @@ def main(repeats: int) -> None:
         }
         if name in ("independent", "antithetic", "stratified"):
             means, truth = sets.mean(1), sets.mean((0, 1))
-            errors = np.stack([standard_error(jnp.asarray(s), FrozenPhonons(COUNT, 0, name)) for s in sets])
+            errors = np.array([standard_error(jnp.asarray(s), FrozenPhonons(COUNT, 0, name)) for s in sets])
             figures[name]["inside_one_standard_error"] = (np.abs(means - truth) < errors).mean()
         print(name, figures[name], flush=True)
     record("variance", {"repeats": repeats, "configurations": COUNT, "axes": "[40, 80 Å] × [A, B]", **figures})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -9,11 +10,20 @@ import numpy as np
 from ferrojax.detection.routes import LOSS_PLANES
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid, friendly
+from ferrojax.multislice.propagation import STACK_LIMIT
 
-FFT = 3.1e-10
+FFT = 4e-10
 """Seconds per pixel and log₂(pixels) of one slice of one wave on two CPU cores; only ratios decide."""
+STACK = 2e-8
+"""Seconds per pixel and kind of atom to make one slice's transmission function."""
 FLOP = 1.2e-11
 """Seconds per floating-point operation of a matrix product on the same machine."""
+GROUP = 4
+"""Scan positions along each axis that share a window cropped out of their tile's region."""
+TIGHT = 0.9
+"""How far a window of whole periods may fall short of the size asked for."""
+RIM = 1.5
+"""Å at the edge of a region where the tails of atoms outside are missing: no window reaches there."""
 WORKING = 2**28
 """Bytes of waves in flight that a batch should not exceed."""
 FREE_PART = 0.8
@@ -24,13 +34,16 @@ FREE_PART = 0.8
 class RunPlan:
     """How a simulation will run, and what memory (bytes) it takes; `print` it.
 
-    route: "probes" or "matrix". grid: of every window, or of the whole box. tile: (rows, cols) of scan positions that
-    share a window. waves: sent through the slices per tile. memory: what, in bytes, per device.
+    route: "probes" or "matrix". grid: of the waves, a window or the whole box. tile: (rows, cols) of scan positions
+    that share the transmission functions of a region; group: that share a window inside it. waves: sent through
+    the slices per tile. memory: what, in bytes, per device.
     """
 
     route: str
     windowed: bool
     grid: Grid
+    region: Grid
+    group: tuple[int, int]
     tile: tuple[int, int]
     tiles: int
     positions: int
@@ -49,7 +62,7 @@ class RunPlan:
     @property
     def seconds(self) -> float:
         """Rough time on two CPU cores."""
-        return self.wave_slices * _slice_seconds(self.grid)
+        return self.wave_slices * _slice_seconds(self.grid) * 1.2
 
     def __str__(self) -> str:
         height, width = self.grid.extent
@@ -81,6 +94,8 @@ class Job:
     slices: int
     exits: int
     configurations: int
+    kinds: int
+    period: tuple[float, float] | None
     atoms_per_area: float
     channels: int
     watched: bool
@@ -91,7 +106,7 @@ def choose(job: Job, window: float | None, route: str, batch: int | None) -> Run
     """The cheapest plan. window: Å that a probe needs around it (None: the whole box); route: "auto" or forced."""
     routes = ("probes", "matrix") if route == "auto" else (route,)
     candidates = []
-    for kind, edge in itertools.product(routes, (None, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)):
+    for kind, edge in itertools.product(routes, (None, 0.0, 2.0, 4.0, 8.0, 16.0, 32.0)):
         plan = _candidate(job, kind, window, edge, batch)
         if plan is not None:
             candidates.append((_seconds(job, plan), plan))
@@ -110,52 +125,76 @@ def choose(job: Job, window: float | None, route: str, batch: int | None) -> Run
 
 def _candidate(job: Job, route: str, window: float | None, edge: float | None, batch: int | None) -> RunPlan | None:
     """Tiles of about `edge` Å (None: one, with the whole box)."""
-    whole = edge is None
-    tile = job.scan
-    if edge is not None:
-        if window is None or isinstance(job.sampling, Grid):
-            return None
-        tile = tuple(
-            min(n, max(1, int(edge / s) if s > 0 else n)) for n, s in zip(job.scan, job.step[::-1], strict=True)
-        )
-        reach = [window + (n - 1) * s for n, s in zip(tile, job.step[::-1], strict=True)][::-1]
-        if all(r >= 0.9 * b for r, b in zip(reach, job.box, strict=True)):
-            return None
-        grid = _window_grid(reach, job, job.sampling)
-    elif isinstance(job.sampling, Grid):
-        grid = job.sampling
-    else:
-        grid = Grid.for_box(*job.box, job.sampling)
-    tiles = int(np.prod([-(-n // t) for n, t in zip(job.scan, tile, strict=True)]))
-    positions = int(np.prod(tile))
+    if edge is None:
+        grid = job.sampling if isinstance(job.sampling, Grid) else Grid.for_box(*job.box, job.sampling)
+        return _with_memory(job, route, grid, grid, job.scan, job.scan, batch)
+    if window is None or isinstance(job.sampling, Grid):
+        return None
+    cropped = route == "probes" and job.period is not None
+    axes = [_Axis.plan(job, i, window, edge, cropped, job.sampling) for i in (0, 1)]  # y, x
+    if route == "matrix" and all(a.full for a in axes):
+        return None
+    y, x = axes
+    region = Grid((y.region, x.region), (y.sampling, x.sampling))
+    grid = Grid((y.window, x.window), (y.sampling, x.sampling))
+    stack = job.slices * region.shape[0] * region.shape[1] * (8 + 4 * job.watched)
+    if (region != grid and stack > STACK_LIMIT) or (cropped and region == grid):
+        return None
+    return _with_memory(job, route, region, grid, (y.tile, x.tile), (y.group, x.group), batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """One axis of a windowed plan: scan positions per tile and group, pixels of region and window."""
+
+    tile: int
+    group: int
+    region: int
+    window: int
+    sampling: float
+    full: bool
+
+    @staticmethod
+    def plan(job: Job, axis: int, window: float, edge: float, cropped: bool, ceiling: float) -> "_Axis":
+        """axis: 0 for y, 1 for x. A window cropped out of a region spans whole lattice periods, to close on itself."""
+        n, step, box = job.scan[axis], job.step[1 - axis], job.box[1 - axis]
+        tile = min(n, max(1, int(edge / step) if step > 0 else n))
+        if not cropped:
+            reach = window + (tile - 1) * step
+            full = reach >= 0.9 * box
+            pixels = friendly((box if full else reach) / ceiling)
+            return _Axis(tile, tile, pixels, pixels, box / pixels if full else ceiling, full)
+        assert job.period is not None
+        period = job.period[1 - axis]
+        group = min(n, GROUP if step > 0 else n)
+        tile = max(tile, group)
+        per_period = friendly(period / ceiling)
+        sampling = period / per_period
+        periods = max(1, math.ceil(TIGHT * (window + (group - 1) * step) / period))
+        reach = periods * period + (tile - group) * step + 2 * RIM
+        if reach >= 0.9 * box:
+            pixels = round(box / sampling)
+            return _Axis(tile, group, pixels, min(pixels, periods * per_period), sampling, True)
+        return _Axis(tile, group, friendly(reach / sampling), periods * per_period, sampling, False)
+
+
+def _with_memory(
+    job: Job, route: str, region: Grid, grid: Grid, tile: tuple[int, int], group: tuple[int, int], batch: int | None
+) -> RunPlan:
+    pixels = grid.shape[0] * grid.shape[1]
+    seen = int(pixels * min(1.0, 1.1 * job.fraction) ** 2)
+    positions = tile[0] * tile[1]
     waves = positions * job.nodes
     if route == "matrix":
         waves = int(np.pi * job.aperture**2 * np.prod(grid.extent)) + 1
-    return _with_memory(job, route, not whole, grid, tile, tiles, positions, waves, batch)
-
-
-def _window_grid(reach: list[float], job: Job, ceiling: float) -> Grid:
-    """At least `reach` (x, y) Å at the sampling asked for; an axis that fills the box takes its exact period."""
-    shape, sampling = [], []
-    for r, b in zip(reach[::-1], job.box[::-1], strict=True):
-        full = r >= 0.9 * b
-        n = friendly((b if full else r) / ceiling)
-        shape.append(n)
-        sampling.append(b / n if full else ceiling)
-    return Grid((shape[0], shape[1]), (sampling[0], sampling[1]))
-
-
-def _with_memory(job, route, windowed, grid, tile, tiles, positions, waves, batch) -> RunPlan:
-    pixels = int(np.prod(grid.shape))
-    seen = int(pixels * min(1.0, 1.1 * job.fraction) ** 2)
     if batch is None:
-        batch = int(np.clip(WORKING // (pixels * 8 * 6), 4, 64 if jax.default_backend() == "cpu" else 256))
-        batch = min(16, batch) if jax.default_backend() == "cpu" else batch
-    stack = job.slices * pixels * (8 + 4 * job.watched)
+        largest = 16 if jax.default_backend() == "cpu" else 256
+        batch = int(np.clip(WORKING // (pixels * 8 * 6), 4, largest))
+    stack = job.slices * region.shape[0] * region.shape[1] * (8 + 4 * job.watched)
     memory = {
-        "transmission": min(stack, 2**28),
+        "transmission": min(stack, STACK_LIMIT),
         "waves": min(batch, waves) * pixels * 8 * 5,
-        "signals": int(np.prod(job.scan)) * job.exits * job.channels * 4 * 3,
+        "signals": job.scan[0] * job.scan[1] * job.exits * job.channels * 4 * 3,
     }
     if route == "matrix":
         atoms = job.slices * max(8, int(2 * job.atoms_per_area * np.prod(grid.extent))) * job.watched
@@ -163,35 +202,36 @@ def _with_memory(job, route, windowed, grid, tile, tiles, positions, waves, batc
         memory["matrix"] = int(waves) * kept * 8 * 2
         memory["waves"] += min(batch, positions) * kept * 12
     return RunPlan(
-        route,
-        windowed,
-        grid,
-        tile,
-        tiles,
-        positions,
-        waves,
-        batch,
-        job.slices,
-        job.configurations,
-        job.devices,
-        memory,
+        route=route,
+        windowed=tile != job.scan or grid.extent[0] * grid.extent[1] < 0.99 * job.box[0] * job.box[1],
+        grid=grid,
+        region=region,
+        group=group,
+        tile=tile,
+        tiles=int(np.prod([-(-n // t) for n, t in zip(job.scan, tile, strict=True)])),
+        positions=positions,
+        waves=waves,
+        batch=batch,
+        slices=job.slices,
+        configurations=job.configurations,
+        devices=job.devices,
+        memory=memory,
     )
 
 
 def _seconds(job: Job, plan: RunPlan) -> float:
-    pixels = np.prod(plan.grid.shape)
-    stack = 4 * _slice_seconds(plan.grid) + 8 * FLOP * pixels * job.atoms_per_area * np.prod(plan.grid.extent)
-    seconds = job.slices * (stack + plan.waves * _slice_seconds(plan.grid))
+    pixels = plan.region.shape[0] * plan.region.shape[1]
+    seconds = job.slices * (STACK * job.kinds * pixels + plan.waves * _slice_seconds(plan.grid))
     if plan.route == "matrix":
         seen = pixels * job.fraction**2 * (job.exits + LOSS_PLANES * job.watched)
         atoms = job.slices * 2 * job.atoms_per_area * np.prod(plan.grid.extent) * job.watched
         seconds += 8 * FLOP * plan.positions * job.nodes * plan.waves * (seen + atoms)
-    return plan.tiles * seconds
+    return float(plan.tiles * seconds)
 
 
 def _slice_seconds(grid: Grid) -> float:
     pixels = float(np.prod(grid.shape))
-    return FFT * pixels * np.log2(pixels)
+    return FFT * pixels * math.log2(pixels)
 
 
 def free_memory() -> int | None:

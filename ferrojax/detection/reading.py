@@ -1,5 +1,6 @@
 """Reading detectors off exit waves: the detection grid, and what every probe of one simulation shares."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -11,12 +12,13 @@ from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.response import Response, WeightedSum
 from ferrojax.errors import InputError, is_traced
-from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
+from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
     SliceTables,
     ThermalModel,
+    band,
     propagator,
     return_rate,
     slice_tables,
@@ -32,9 +34,9 @@ CLEARANCE = 1.45
 Signals = dict[str, Float[Array, "..."]]
 
 
-def band(thermal: ThermalModel) -> tuple[float, float]:
-    """Band limit and taper, as parts of the Nyquist frequency."""
-    return (FAST_FRACTION, 0.0) if isinstance(thermal, FastThermal) else (ANTIALIAS_FRACTION, ANTIALIAS_TAPER)
+def run_band(thermal: ThermalModel, transmission: str) -> tuple[float, float, float]:
+    """Band limit of the wave, its taper and the limit of t, as parts of the Nyquist frequency."""
+    return (FAST_FRACTION, 0.0, FAST_CARRIED) if isinstance(thermal, FastThermal) else band(transmission)
 
 
 def detection_grid(grid: Grid, fraction: float) -> Grid:
@@ -115,6 +117,7 @@ def prepare(
     atoms: Atoms,
     plan: SlicePlan,
     grid: Grid,
+    region: Grid,
     probe: Probe,
     tilt: Float[Array, "2"],
     detectors: Mapping[str, Detector],
@@ -123,17 +126,17 @@ def prepare(
     parametrization: str,
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
-    """Optics and slice tables of a run on this grid (eager); refuses detectors that they cannot represent."""
+    """Optics on the waves' grid, slice tables on the region's (eager); refuses detectors they cannot represent."""
     probe = softened(probe, grid) if windowed else probe
-    fraction, taper = band(thermal)
+    fraction, taper, carried = run_band(thermal, transmission)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
     fast = isinstance(thermal, FastThermal)
     check_reach(detectors, reach, fast, probe)
     outers = tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
-    carried = grid.band_limit(FAST_CARRIED, 0.0) if fast else limit
+    carry = region.band_limit(carried, taper)
     tables = slice_tables(
-        plan.elements, grid, probe.energy, transmission, carried, outers, parametrization=parametrization
+        plan.elements, region, probe.energy, transmission, carry, outers, parametrization=parametrization
     )
     seen = detection_grid(grid, fraction)
     inside = seen.k < fraction * grid.nyquist
@@ -165,8 +168,7 @@ def softened(probe: Probe, grid: Grid) -> Probe:
     """
     if probe.edge > 0:
         return probe
-    optics = (probe.semiangle, probe.defocus, probe.aberrations, probe.source_size, probe.focal_spread)
-    return Probe(probe.energy, *optics, edge=probe.wavelength * 1e3 / min(grid.extent))
+    return dataclasses.replace(probe, edge=probe.wavelength * 1e3 / min(grid.extent))
 
 
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:

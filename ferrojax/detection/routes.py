@@ -37,33 +37,60 @@ def probe_signals(
     specimen: Specimen,
     plan: SlicePlan,
     optics: Optics,
-    xy: Float[Array, "probes 2"],
-    tilt: Float[Array, "probes 2"] | None,
+    xy: Float[Array, "groups most 2"],
+    tilt: Float[Array, "groups most 2"] | None,
+    corner: Int[Array, "groups 2"] | None,
     batch: int,
 ) -> Signals:
-    """Every probe through the window; name -> (probes, exits, *channels). xy: Å from the window's corner."""
+    """Every probe through its group's window; name -> (groups, most, exits, *channels).
+
+    xy: Å from the window's corner; corner: pixels (row, col) of that from the corner of the region (None: the same).
+    """
     medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
+    probes = xy.shape[0] * xy.shape[1]
+    kept = probes * (plan.exits[-1] // BLOCK + 1) * optics.grid.shape[0] * optics.grid.shape[1] * 8
+
+    def one_group(what):
+        xy, tilt, corner = what
+        seen = medium if corner is None else _cropped(medium, corner, optics.grid)
+
+        def one_batch(what):
+            return _one_batch(seen, plan, optics, *what)
+
+        return _in_batches(jax.checkpoint(one_batch) if kept > KEPT_WAVES else one_batch, (xy, tilt), batch)
+
+    if xy.shape[0] == 1:
+        first = jax.tree.map(lambda a: a[0], (xy, tilt, corner))
+        return jax.tree.map(lambda s: s[None], one_group(first))
+    return jax.lax.map(one_group, (xy, tilt, corner))
+
+
+def _one_batch(medium: Slab, plan: SlicePlan, optics: Optics, xy: Float[Array, "batch 2"], tilt) -> Signals:
     pixels = optics.grid.shape[0] * optics.grid.shape[1]
+    kernel = optics.propagate if tilt is None else _tilted(optics, plan, tilt)
+    ramp = _ramp(optics, xy)
 
-    path = plan.slice_thickness if optics.loses else 0.0
+    def read(spectrum, beyond):
+        return optics.read(jnp.abs(crop(spectrum, optics.seen)) ** 2 / pixels, beyond)
 
-    def one_batch(what):
-        xy, tilt = what
-        kernel = optics.propagate if tilt is None else _tilted(optics, plan, tilt)
-        ramp = _ramp(optics, xy)
+    def one_node(spectrum):
+        # The inverse transform divides by the pixels, so unit norm in real space needs their root here.
+        wave = embed(spectrum * ramp, optics.grid) * pixels**0.5
+        return transport(wave, medium, kernel, read, loss=plan.slice_thickness if optics.loses else 0.0)[0]
 
-        def read(spectrum, beyond):
-            return optics.read(jnp.abs(crop(spectrum, optics.seen)) ** 2 / pixels, beyond)
+    return jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), _over_nodes(one_node, optics))
 
-        def one_node(spectrum):
-            # The inverse transform divides by the pixels, so unit norm in real space needs their root here.
-            wave = embed(spectrum * ramp, optics.grid) * pixels**0.5
-            return transport(wave, medium, kernel, read, loss=path)[0]
 
-        return jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), _over_nodes(one_node, optics))
+def _cropped(medium: Slab, corner: Int[Array, "2"], grid: Grid) -> Slab:
+    """The window of this grid at `corner` (row, col) of the region whose transmission functions are kept."""
 
-    kept = xy.shape[0] * (plan.exits[-1] // BLOCK + 1) * pixels * 8
-    return _in_batches(jax.checkpoint(one_batch) if kept > KEPT_WAVES else one_batch, (xy, tilt), batch)
+    def window(a):
+        for axis in (0, 1):
+            index = (corner[axis] + np.arange(grid.shape[axis])) % a.shape[axis - 2]
+            a = jnp.take(a, index, axis - 2, mode="clip")
+        return a
+
+    return eqx.tree_at(lambda m: m.stack, medium, jax.tree.map(window, medium.stack))
 
 
 def matrix_signals(

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -15,11 +16,11 @@ from jaxtyping import Array, Float, Int
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, band, prepare, softened
+from ferrojax.detection.reading import Optics, Signals, prepare, run_band, softened
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
-from ferrojax.detection.windows import Tiles, cut_tiles, whole_box, window_size
+from ferrojax.detection.windows import Tiles, cut_tiles, lattice_period, whole_box, window_size
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
@@ -35,8 +36,8 @@ from ferrojax.optics import Probe
 
 SAMPLING, FAST_SAMPLING = 0.045, 0.1
 """Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
-SLICE, FAST_SLICE = 2.1, 4.2
-"""Default ceilings of the slice thickness in Å; the second holds one perovskite cell."""
+SLICE = 2.1
+"""Default ceiling of the slice thickness in Å. FastThermal bears slices of one cell for intensities, not for shifts."""
 LONG = 60.0
 """Seconds (rough) beyond which the plan of a run is printed before it starts."""
 
@@ -68,7 +69,7 @@ def simulate(
 
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
-    a ceiling in Å (None: 2.1, or 4.2 for FastThermal, in step with the atomic layers). window: Å of
+    a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of
     specimen that every probe sees around it ("auto": chosen for an error below 0.5 %; None: the whole box, which is
     also taken where positions, scan or semi-angle are traced, or defocus under "auto").
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
@@ -78,8 +79,8 @@ def simulate(
     """
     with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
         run, slices = _plan(
-            atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, plan,
-            batch, devices,
+            atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
+            route, plan, batch, devices,
         )  # fmt: skip
         sampled = scan_sampling(scan, probe, atoms.box[:2], np.ndim(tilt) > 1)
         tiles = _tiles(run, slices, atoms, sampled)
@@ -88,17 +89,17 @@ def simulate(
     tilt = jnp.asarray(tilt, jnp.result_type(float))
     common = tilt if tilt.ndim == 1 else jnp.zeros(2)
     optics, tables = prepare(
-        atoms, slices, run.grid, probe, common, detectors, thermal, transmission,
+        atoms, slices, run.grid, run.region, probe, common, detectors, thermal, transmission,
         parametrization, run.windowed,
     )  # fmt: skip
     shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics, probe))
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
-    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, None].astype(sampled.position.dtype)
+    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
     mesh = _mesh(run, devices)
 
     def signals(position):
-        out = _run((tiles.plan, xy, own_tilt), position, shared, run.route, run.batch, mesh)
-        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:])[tiles.where], out)
+        out = _run((tiles.plan, xy, own_tilt, tiles.corner), position, shared, run.route, run.batch, mesh)
+        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[3:])[tiles.where], out)
         shape = sampled.position.shape[:2]
         return {
             k: jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0) for k, s in flat.items()
@@ -123,6 +124,7 @@ def plan_simulation(
     thicknesses: Sequence[float] | None = None,
     sampling: float | Grid | None = None,
     slice_thickness: float | None = None,
+    transmission: str = "renormalised",
     window: float | str | None = "auto",
     route: str = "auto",
     batch: int | None = None,
@@ -130,14 +132,15 @@ def plan_simulation(
 ) -> RunPlan:
     """What `simulate` would do with the same arguments, and the memory it takes; nothing is computed."""
     return _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, window, route, None,
-        batch, devices,
+        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
+        route, None, batch, devices,
     )[0]  # fmt: skip
 
 
 def _plan(
     atoms: Atoms, probe: Probe, scan: Scan, detectors: Mapping[str, Detector], thermal: ThermalModel, tilt,
-    thicknesses, sampling, slice_thickness: float | None, window, route: str, plan: SlicePlan | None, batch, devices,
+    thicknesses, sampling, slice_thickness: float | None, transmission: str, window, route: str,
+    plan: SlicePlan | None, batch, devices,
 ) -> tuple[RunPlan, SlicePlan]:  # fmt: skip
     if not detectors:
         raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
@@ -150,8 +153,7 @@ def _plan(
     check_atoms(atoms)
     slices = plan
     if slices is None:
-        ceiling = FAST_SLICE if isinstance(thermal, FastThermal) else SLICE
-        step = aligned_slices(atoms, ceiling) if slice_thickness is None else slice_thickness
+        step = aligned_slices(atoms, SLICE) if slice_thickness is None else slice_thickness
         slices = plan_slices(atoms, step, thicknesses)
     tilt_shape = np.shape(tilt)
     if tilt_shape not in ((2,), (*scan.shape, 2)):
@@ -167,22 +169,25 @@ def _plan(
     elif window == "auto":
         depth = slices.exits[-1] * slices.slice_thickness
         window = None if is_traced(probe.defocus) else window_size(probe, depth)
-    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices)
+    wide = window is not None and min(atoms.box[:2]) > window
+    period = lattice_period(atoms) if wide else None
+    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices)
     return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
 def _check_choices(window, batch, tilt) -> None:
     """Refuse windows, batches and tilts that mean nothing."""
-    length = not isinstance(window, str | bool) and window is not None
-    if not (window is None or window == "auto" or (length and np.isfinite(window) and window > 0)):
+    length = isinstance(window, Real) and np.isfinite(float(window)) and float(window) > 0
+    if not (window is None or window == "auto" or length):
         raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
     if batch is not None and not (batch >= 1 and int(batch) == batch):
         raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
-    if not any(is_traced(t) for t in jax.tree.leaves(tilt)) and not np.isfinite(np.asarray(tilt, float)).all():
+    known = not any(is_traced(t) for t in jax.tree.leaves(tilt))
+    if known and not np.isfinite(np.asarray(tilt, float)).all():
         raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
 
 
-def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, devices) -> Job:
+def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices) -> Job:
     sampled = scan_sampling(scan, probe, atoms.box[:2], len(tilt_shape) > 1)
     shape = sampled.position.shape[:2]
     traced = is_traced(sampled.position)
@@ -200,12 +205,14 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, d
         step=step,
         scan=(shape[0], shape[1]),
         sampling=sampling,
-        fraction=band(thermal)[0],
+        fraction=run_band(thermal, transmission)[0],
         aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,
         nodes=7 if spread else 1,
         slices=slices.exits[-1],
         exits=len(slices.exits),
         configurations=configurations(thermal),
+        kinds=slices.index.shape[-2],
+        period=period,
         atoms_per_area=len(atoms.number) / slices.index.shape[0] / area,
         channels=sum(int(np.prod(d.channels)) for d in detectors.values()),
         watched=isinstance(thermal, FastThermal),
@@ -215,7 +222,9 @@ def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, d
 
 def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling) -> Tiles:
     if run.windowed:
-        return cut_tiles(slices, atoms, np.asarray(sampled.position, float), run.tile, run.grid, run.devices)
+        return cut_tiles(
+            slices, atoms, np.asarray(sampled.position, float), run.tile, run.group, run.region, run.grid, run.devices
+        )
     return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
 
 
@@ -247,14 +256,15 @@ class _Shared(eqx.Module):
 
 @eqx.filter_jit
 def _run(tiles, position: Float[Array, "atoms 3"], shared: _Shared, route: str, batch: int, mesh) -> Signals:
-    """Every tile of one configuration; name -> (tiles, positions, exits, *channels)."""
+    """Every tile of one configuration; name -> (tiles, groups, most, exits, *channels)."""
 
     def one_tile(shared, position, tile):
-        plan, xy, tilt = tile
+        plan, xy, tilt, corner = tile
         specimen = Specimen(position, shared.occupancy, shared.tables)
         if route == "matrix":
-            return matrix_signals(specimen, plan, shared.optics, xy, shared.beams, batch)
-        return probe_signals(specimen, plan, shared.optics, xy, tilt, batch)
+            signals = matrix_signals(specimen, plan, shared.optics, xy.reshape(-1, 2), shared.beams, batch)
+            return jax.tree.map(lambda s: s.reshape(*xy.shape[:2], *s.shape[1:]), signals)
+        return probe_signals(specimen, plan, shared.optics, xy, tilt, corner, batch)
 
     def all_tiles(tiles, position, shared):
         return jax.lax.map(partial(one_tile, shared, position), tiles)

@@ -12,60 +12,122 @@ from ferrojax.optics import Probe
 
 
 class Tiles(eqx.Module):
-    """Scan positions, tile by tile, with the window that each tile sees.
+    """Scan positions, tile by tile, with the part of the specimen that each tile sees.
 
-    plan: of the windows, stacked; origin: (tiles, 2) Å, their corners (x, y).
-    member: (tiles, most) index of the position, repeated where a tile holds fewer.
-    where: (positions,) place of every position in the flattened tiles.
+    plan: of the tiles' regions, stacked.
+    member: (tiles, groups, most) index of the position, repeated where a group holds fewer.
+    origin: (tiles, groups, 2) Å, the corner (x, y) of the window that each group is sent through.
+    corner: (tiles, groups, 2) the same in pixels (row, col) from the region's corner; None: the window is the region.
+    where: (positions,) place of every position in the flattened groups.
     """
 
     plan: SlicePlan
-    origin: Float[Array, "tiles 2"]
-    member: Int[Array, "tiles most"]
-    where: Int[np.ndarray, " positions"] = eqx.field(static=False)
+    member: Int[Array, "tiles groups most"]
+    origin: Float[Array, "tiles groups 2"]
+    corner: Int[Array, "tiles groups 2"] | None
+    where: Int[np.ndarray, " positions"]
 
 
 def whole_box(plan: SlicePlan, positions: int, parts: int = 1) -> Tiles:
     """Every position sees the whole periodic box; split into parts only so that devices can share them."""
     most = -(-positions // parts)
-    member = np.minimum(np.arange(parts * most).reshape(parts, most), positions - 1)
+    member = np.minimum(np.arange(parts * most).reshape(parts, 1, most), positions - 1)
     stacked = eqx.tree_at(
         lambda p: (p.index, p.present),
         plan,
         tuple(jnp.broadcast_to(a, (parts, *a.shape)) for a in (plan.index, plan.present)),
     )
-    return Tiles(stacked, jnp.zeros((parts, 2)), jnp.asarray(member), np.arange(positions))
+    return Tiles(stacked, jnp.asarray(member), jnp.zeros((parts, 1, 2)), None, np.arange(positions))
 
 
 def cut_tiles(
-    plan: SlicePlan, atoms: Atoms, position: np.ndarray, block: tuple[int, int], grid: Grid, parts: int = 1
+    plan: SlicePlan,
+    atoms: Atoms,
+    position: Float[np.ndarray, "rows cols 2"],
+    tile: tuple[int, int],
+    group: tuple[int, int],
+    region: Grid,
+    window: Grid,
+    parts: int = 1,
 ) -> Tiles:
-    """Tiles of `block` (rows, cols) scan positions out of position (rows, cols, 2) Å, each with a window of `grid`.
+    """Tiles of `tile` (rows, cols) positions (Å) with a region each; groups of `group` with a window inside it.
 
     parts: the number of tiles is rounded up to a multiple of it by repeating the last.
     """
     rows, cols = position.shape[:2]
-    by, bx = block
-    starts = [(y, x) for y in range(0, rows, by) for x in range(0, cols, bx)]
     index = np.arange(rows * cols).reshape(rows, cols)
-    member = np.zeros((len(starts), by * bx), np.int32)
+    tiles = [[_padded(g, group) for g in _blocks(t, group)] for t in _blocks(index, tile)]
+    groups = max(len(t) for t in tiles)
+    member = np.array([[*t, *t[-1:] * (groups - len(t))] for t in tiles])
     where = np.zeros(rows * cols, np.int32)
-    for t, (y, x) in enumerate(starts):
-        own = index[y : y + by, x : x + bx].ravel()
-        member[t] = np.pad(own, (0, by * bx - len(own)), mode="edge")
-        where[own] = t * by * bx + np.arange(len(own))
-    starts += starts[-1:] * (-len(starts) % parts)
-    member = np.pad(member, ((0, len(starts) - len(member)), (0, 0)), mode="edge")
-    flat = position.reshape(-1, 2)[member]
-    centre = (flat.min(1) + flat.max(1)) / 2
-    height, width = grid.extent
-    window = (width, height)
-    return Tiles(
-        cut_windows(plan, atoms, centre, window),
-        jnp.asarray(centre - np.array(window) / 2, jnp.result_type(float)),
-        jnp.asarray(member),
-        where,
-    )
+    where[member.ravel()[::-1]] = np.arange(member.size)[::-1]
+    member = np.pad(member, ((0, -len(tiles) % parts), (0, 0), (0, 0)), mode="edge")
+    xy = position.reshape(-1, 2)[member]
+    centre = (xy.min((1, 2)) + xy.max((1, 2))) / 2
+    height, width = region.extent
+    start = centre - np.array((width, height)) / 2
+    cut = cut_windows(plan, atoms, centre, (width, height))
+    corner, origin = None, np.repeat(start[:, None], member.shape[1], 1)
+    if region != window:
+        step = np.array(window.sampling[::-1])
+        middle = (xy.min(2) + xy.max(2)) / 2  # of every group
+        at = np.round((middle - np.array(window.extent[::-1]) / 2 - origin) / step)
+        spare = np.array(region.shape[::-1]) - np.array(window.shape[::-1])
+        whole = np.abs(np.array((width, height)) - np.array(plan.box)) < 1e-6  # windows may hang over its edge
+        at = np.where(whole, at, np.clip(at, 0, spare))
+        origin = origin + at * step
+        corner = jnp.asarray((at % np.array(region.shape[::-1]))[..., ::-1], jnp.int32)
+    return Tiles(cut, jnp.asarray(member), jnp.asarray(origin, jnp.result_type(float)), corner, where)
+
+
+def _blocks(index: np.ndarray, shape: tuple[int, int]) -> list[np.ndarray]:
+    rows, cols = index.shape
+    return [
+        index[y : y + shape[0], x : x + shape[1]] for y in range(0, rows, shape[0]) for x in range(0, cols, shape[1])
+    ]
+
+
+def _padded(index: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.pad(index.ravel(), (0, shape[0] * shape[1] - index.size), mode="edge")
+
+
+def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | None:
+    """The shortest (x, y) Å, whole parts of the box, that carry nearly every atom near one of its kind; else None.
+
+    Near is 0.7 Å, so that polar displacements and relaxations pass. Periods above `most` Å are of no use to windows.
+    """
+    from scipy.spatial import KDTree
+
+    position, number = np.asarray(atoms.position, float), np.array(atoms.number)
+    box = np.array([*atoms.box[:2], 4 * atoms.box[2]])
+
+    def wrapped(p):
+        return np.mod(np.mod(p, box), box)  # twice: the first of −1e-17 is the box itself
+
+    position = wrapped(position)
+    kinds = [k for k in np.unique(number) if (number == k).sum() > 0.05 * len(number)]
+    trees = [(position[number == k], KDTree(position[number == k], boxsize=box)) for k in kinds]
+
+    def carries(shift):
+        """Nearly every atom onto one of its kind, and them all onto each other on average: no period nearly as long."""
+        missed, offset = [], []
+        for p, t in trees:
+            moved = wrapped(p + shift)
+            distance, nearest = t.query(moved, distance_upper_bound=0.7)
+            met = distance <= 0.7
+            missed.append(1 - met.mean())
+            apart = p[nearest[met]] - moved[met]
+            offset.append((apart - box * np.round(apart / box)).sum(0))
+        return max(missed) < 0.1 and np.abs(np.sum(offset, 0)).max() < 0.1 * len(position)
+
+    period = []
+    for axis in (0, 1):
+        counts = range(int(box[axis] / 2.5), int(np.ceil(box[axis] / most)) - 1, -1)
+        found = [n for n in counts if n >= 1 and carries(box[axis] / n * np.eye(3)[axis])]
+        if not found:
+            return None
+        period.append(float(box[axis] / found[0]))
+    return period[0], period[1]
 
 
 def window_size(probe: Probe, depth: float) -> float:

@@ -11,7 +11,7 @@ from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.interop import abtem
-from ferrojax.multislice import exit_wave, multislice, plan_slices, propagator, slab, slice_tables
+from ferrojax.multislice import band, exit_wave, multislice, plan_slices, propagator, slab, slice_tables
 from ferrojax.optics import PlaneWave, Probe, probe_spectrum
 
 EXIT_WAVE, CBED = "exit wave", "CBED"
@@ -68,7 +68,8 @@ def with_ferrojax(experiment: Experiment, transmission: str) -> dict[str, np.nda
 def _pattern(e: Experiment, transmission: str) -> np.ndarray:
     plan = plan_slices(e.atoms, e.slice_thickness)
     tables = slice_tables(plan.elements, e.grid, e.probe.energy, transmission, parametrization=e.parametrization)
-    kernel = propagator(e.grid, e.probe.energy, plan.slice_thickness, jnp.asarray(e.tilt), e.grid.band_limit())
+    limit = e.grid.band_limit(*band(transmission)[:2])
+    kernel = propagator(e.grid, e.probe.energy, plan.slice_thickness, jnp.asarray(e.tilt), limit)
     ky, kx = e.grid.frequencies
     x, y = e.cbed_position
     ramp = np.exp(-2j * np.pi * (kx[None] * x + ky[:, None] * y))

@@ -20,4 +20,5 @@ from ferrojax.multislice.thermal import displaced_positions as displaced_positio
 from ferrojax.multislice.thermal import return_rate as return_rate
 from ferrojax.multislice.thermal import standard_error as standard_error
 from ferrojax.multislice.transmission import SliceTables as SliceTables
+from ferrojax.multislice.transmission import band as band
 from ferrojax.multislice.transmission import slice_tables as slice_tables

@@ -15,7 +15,7 @@ from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice.slices import SlicePlan, plan_slices
-from ferrojax.multislice.transmission import SliceTables, slice_tables, slice_transmission
+from ferrojax.multislice.transmission import SliceTables, band, slice_tables, slice_transmission
 from ferrojax.optics import PlaneWave
 
 Read = Callable[[Complex[Array, "batch rows cols"], Float[Array, "batch edges"]], Any]
@@ -204,7 +204,8 @@ def exit_wave(
     check_atoms(atoms)
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
     tables = slice_tables(plan.elements, grid, illumination.energy, transmission, parametrization=parametrization)
-    kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), grid.band_limit())
+    limit = grid.band_limit(*band(transmission)[:2])
+    kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), limit)
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
     waves = multislice(psi, slab(atoms.position, atoms.occupancy, plan, tables), kernel, lambda psi, _: psi)
     return waves[-1, 0]

@@ -25,8 +25,8 @@ class FrozenPhonons(eqx.Module):
 
     draws: "independent"; "antithetic", pairs (u, −u): the best for the position of a column, worse than
     independent for its intensity, which is even in u; "stratified": every coordinate of every atom takes each of
-    n equally probable intervals once (Latin hypercube), better than independent for both. antithetic=True is
-    short for draws="antithetic".
+    n equally probable intervals once (Latin hypercube), better than independent for the position and no worse for
+    the intensity (figures in benchmarks/). antithetic=True is short for draws="antithetic".
     """
 
     n: int = eqx.field(static=True)

@@ -8,12 +8,23 @@ from jaxtyping import Array, Complex, Float
 
 from ferrojax.constants import interaction_constant
 from ferrojax.errors import InputError
-from ferrojax.grid import Grid
+from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
 from ferrojax.multislice.radial import LOW_PASS, beyond_factor, core_factor
 from ferrojax.multislice.scattering import projected_transform
 
 TRANSMISSIONS = ("renormalised", "conventional", "abtem")
 """Core split; exp(iσV) of the exact structure factor; the same with abTEM's pixel factor, to compare with it."""
+
+EXPLICIT_BAND = (0.75, 0.0, 0.8)
+"""Band limit of the wave, its taper and the limit of t, as parts of Nyquist, for renormalised slices: what folds over
+was scattered twice far out, and a wider band than 2/3 cuts off less (0.06 % of HAADF at 0.044 Å/px, against 1 %)."""
+MIRRORED_BAND = (ANTIALIAS_FRACTION, ANTIALIAS_TAPER, ANTIALIAS_FRACTION)
+"""The same as in other codes, for the modes that mirror them."""
+
+
+def band(transmission: str) -> tuple[float, float, float]:
+    """Band limit of the wave, its taper and the limit of t, as parts of the Nyquist frequency."""
+    return EXPLICIT_BAND if transmission == "renormalised" else MIRRORED_BAND
 
 
 class SliceTables(eqx.Module):
@@ -43,7 +54,7 @@ def slice_tables(
     *,
     parametrization: str = "lobato",
 ) -> SliceTables:
-    """Tables for these elements (eager). carried defaults to the grid's band limit; beyond: outer angles, mrad.
+    """Tables for these elements (eager). carried defaults to the mode's band (`band`); beyond: outer angles, mrad.
 
     parametrization of the scattering factors: "lobato" or "kirkland". Errors: InputError for an unknown transmission
     or parametrization, or an element that the parametrization lacks.
@@ -51,7 +62,9 @@ def slice_tables(
     if transmission not in TRANSMISSIONS:
         raise InputError("transmission", transmission, "unknown", f"choose {' or '.join(TRANSMISSIONS)}")
     k, sigma = grid.k, interaction_constant(energy)
-    carried = grid.band_limit() if carried is None else carried
+    if carried is None:
+        _, taper, limit = band(transmission)
+        carried = grid.band_limit(limit, taper)
     pixel = grid.sampling[0] * grid.sampling[1]
     real = jnp.result_type(float)
     phase = np.stack([sigma * projected_transform(e, k, parametrization) for e in elements])

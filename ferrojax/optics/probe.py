@@ -1,10 +1,12 @@
 """Probe: the convergent beam, its aberrations and partial coherence; PlaneWave."""
 
+from collections.abc import Mapping
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, ArrayLike, Complex, Float
 
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError, is_traced
@@ -33,7 +35,16 @@ class Probe(eqx.Module):
     energy: float = eqx.field(static=True)
     edge: float = eqx.field(static=True)
 
-    def __init__(self, energy, semiangle, defocus=0.0, aberrations=None, source_size=0.0, focal_spread=0.0, edge=0.0):
+    def __init__(
+        self,
+        energy: float,
+        semiangle: ArrayLike,
+        defocus: ArrayLike = 0.0,
+        aberrations: Mapping[str, ArrayLike] | None = None,
+        source_size: ArrayLike = 0.0,
+        focal_spread: ArrayLike = 0.0,
+        edge: float = 0.0,
+    ):
         real = jnp.result_type(float)
         self.energy, self.edge = float(energy), float(edge)
         with jax.ensure_compile_time_eval():  # so that a plan can read what is not traced, under jit too

@@ -1,0 +1,228 @@
+"""Position-averaged convergent-beam patterns (PACBED) of a unit cell, differentiable to the last parameter.
+
+Averaged over all probe positions of a periodic cell, different incident directions q no longer interfere, so the
+pattern is the incoherent sum over the aperture of plane-wave patterns: I(k) = Σ_g w(k − g)·|ψ_g(q = k − g)|². One
+multislice of the *unit cell* per direction gives ψ_g(q), a smooth function of q; the aperture's sharp edge enters
+afterwards, exactly. The wave is the elastic one: in the Einstein model atoms move independently, so the mean of the
+multislice product is the product of the means, and transmission functions averaged over thermal motion give the
+mean wave with all its thermal absorption. Diffuse intensity is not part of it.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+from ferrojax.constants import wavelength
+from ferrojax.crystal import Atoms
+from ferrojax.errors import InputError, is_traced
+from ferrojax.grid import Grid
+from ferrojax.multislice import SlicePlan, SliceTables, multislice, propagator, slab
+from ferrojax.multislice.transmission import slice_transmission
+
+STENCIL = 1.6
+"""Steps of the direction grid that interpolation needs beyond the last direction asked for."""
+
+
+def elastic_transmission(atoms: Atoms, plan: SlicePlan, tables: SliceTables) -> Complex[Array, "slices rows cols"]:
+    """<t(r)> of every slice over independent Gaussian displacements of its atoms (`thermal_rms`), band-limited.
+
+    The product over atoms of each one's own t, smeared: exact, where a smeared potential would lose the absorption.
+    """
+    rms = atoms.thermal_rms if atoms.thermal_rms.ndim == 2 else atoms.thermal_rms[:, None] * jnp.ones(3)
+    shape = plan.present.shape[1:]
+    alone = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+
+    def one_slice(entry):
+        index, present = entry
+        weight = atoms.occupancy[index] * present
+
+        def one_atom(pick):
+            t, _ = slice_transmission(tables, atoms.position[index][..., :2], weight * pick)
+            ux, uy = (rms[index] * pick[..., None]).sum((0, 1))[:2]
+            smear = jnp.exp(-2 * jnp.pi**2 * ((ux * tables.kx) ** 2 + (uy * tables.ky[:, None]) ** 2))
+            return jnp.fft.ifft2(jnp.fft.fft2(t) * smear)
+
+        t = jnp.prod(jax.lax.map(one_atom, jnp.asarray(alone, rms.dtype)), axis=0)
+        return jnp.fft.ifft2(jnp.fft.fft2(t) * tables.carried)
+
+    n = max(plan.exits)
+    return jax.lax.map(one_slice, (plan.index[:n], plan.present[:n].astype(rms.dtype)))
+
+
+class Directions(eqx.Module):
+    """A square grid of incident directions, −reach to +reach in x and y. reach, step: mrad (static)."""
+
+    reach: float = eqx.field(static=True)
+    step: float = eqx.field(static=True)
+
+    @staticmethod
+    def within(angle: float, step: float = 1.0) -> "Directions":
+        """The grid of this step (mrad) that interpolates everywhere within `angle` (mrad) of the axis."""
+        if not (0 < step <= angle < np.inf):
+            raise InputError("step", f"{step} mrad within {angle} mrad", "needs 0 < step ≤ angle", "try step=1.0")
+        return Directions(float(np.ceil(angle / step) + np.ceil(STENCIL)) * step, step)
+
+    @property
+    def axis(self) -> np.ndarray:
+        """The grid's values on each axis, mrad."""
+        n = round(self.reach / self.step)
+        return np.arange(-n, n + 1) * self.step
+
+
+class RockingCurves(eqx.Module):
+    """Elastic intensity of every beam against incident direction and depth, as fractions of the incident beam.
+
+    intensity: (exits, y, x, beams) over `directions`; beam: (beams, 2) (x, y) grid frequencies; cell: (x, y) Å.
+    """
+
+    intensity: Float[Array, "exits y x beams"]
+    directions: Directions
+    beam: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    cell: tuple[float, float] = eqx.field(static=True)
+    thickness: tuple[float, ...] = eqx.field(static=True)
+    energy: float = eqx.field(static=True)
+
+    @property
+    def beam_angle(self) -> np.ndarray:
+        """Scattering angle (x, y) of every beam, mrad; (beams, 2)."""
+        return np.array(self.beam) / np.array(self.cell) * wavelength(self.energy) * 1e3
+
+
+def beams_within(grid: Grid, energy: float, angle: float) -> tuple[tuple[int, int], ...]:
+    """(x, y) grid frequencies of the beams within `angle` (mrad)."""
+    signed = [np.fft.fftfreq(n, 1 / n).round().astype(int) for n in grid.shape]
+    rows, cols = np.nonzero(grid.k * wavelength(energy) * 1e3 < angle)
+    return tuple((int(signed[1][c]), int(signed[0][r])) for r, c in zip(rows, cols, strict=True))
+
+
+def rocking_curves(
+    atoms: Atoms,
+    energy: float,
+    directions: Directions,
+    plan: SlicePlan,
+    tables: SliceTables,
+    grid: Grid,
+    *,
+    beams: tuple[tuple[int, int], ...],
+    tilt=(0.0, 0.0),
+    batch: int = 64,
+) -> RockingCurves:
+    """Send a plane wave of every direction through the cell; read every beam at the plan's exit planes.
+
+    atoms: one unit cell wide, as deep as the last exit plane. tables: of `slice_tables` on this grid. tilt: of the
+    crystal, mrad (x, y), as in `simulate`; a direction q sees the tilt q + tilt. Differentiable in positions,
+    occupancy, thermal rms and tilt.
+    """
+    if not beams:
+        raise InputError("beams", beams, "none given", "use beams_within(grid, energy, angle)")
+    specimen = slab(atoms.position, atoms.occupancy, plan, tables)
+    specimen = eqx.tree_at(lambda s: s.stack, specimen, (elastic_transmission(atoms, plan, tables), None))
+    cols, rows = np.array(beams).T
+    limit = grid.band_limit()
+    axis = jnp.asarray(directions.axis, tables.carried.dtype)
+    q = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    psi = jnp.ones((1, *grid.shape), specimen.stack[0].dtype)
+
+    def one_direction(q):
+        kernel = propagator(grid, energy, plan.slice_thickness, q + jnp.asarray(tilt, q.dtype), limit)
+        return multislice(psi, specimen, kernel, lambda p, _: jnp.abs(jnp.fft.fft2(p[0])[rows, cols] / p[0].size) ** 2)
+
+    n = axis.size
+    batch = min(batch, n * n)
+    padded = jnp.pad(q, ((0, -n * n % batch), (0, 0)), mode="edge")
+    intensity = jax.lax.map(jax.vmap(one_direction), padded.reshape(-1, batch, 2))
+    intensity = intensity.reshape(-1, *intensity.shape[2:])[: n * n]
+    return RockingCurves(
+        jnp.moveaxis(intensity.reshape(n, n, *intensity.shape[1:]), 2, 0),
+        directions,
+        beams,
+        (float(grid.extent[1]), float(grid.extent[0])),
+        tuple(float(e * plan.slice_thickness) for e in plan.exits),
+        energy,
+    )
+
+
+def at_thickness(curves: RockingCurves, thickness) -> Float[Array, "y x beams"]:
+    """Intensity at a continuous thickness (Å), by cubic interpolation between the four exit planes around it.
+
+    The exit planes must be equally spaced; at least four. Differentiable in thickness.
+    """
+    depth = np.array(curves.thickness)
+    if len(depth) < 4 or np.ptp(np.diff(depth)) > 1e-3:
+        raise InputError("thickness", depth, "needs at least four equally spaced exit planes", "plan them so")
+    if not is_traced(thickness) and not depth[0] <= float(thickness) <= depth[-1]:
+        raise InputError("thickness", thickness, "lies outside the exit planes", f"{depth[0]:.1f} to {depth[-1]:.1f} Å")
+    place = (jnp.asarray(thickness, curves.intensity.dtype) - depth[0]) / (depth[1] - depth[0])
+    first = jnp.clip(jnp.floor(place).astype(int) - 1, 0, len(depth) - 4)
+    x = place - first
+    weight = [jnp.prod(jnp.stack([(x - j) / (i - j) for j in range(4) if j != i])) for i in range(4)]
+    near = jax.lax.dynamic_slice_in_dim(curves.intensity, first, 4)
+    return jnp.tensordot(jnp.stack(weight), near, 1)
+
+
+def _spline_matrix(n: int) -> np.ndarray:
+    """Values on n nodes to cubic B-spline coefficients (third difference zero next to both ends)."""
+    a = np.diag(np.full(n, 4 / 6)) + np.diag(np.full(n - 1, 1 / 6), 1) + np.diag(np.full(n - 1, 1 / 6), -1)
+    a[0, :3] += np.array([3, -3, 1]) / 6
+    a[-1, -3:] += np.array([1, -3, 3]) / 6
+    return np.linalg.inv(a)
+
+
+class Overlap(eqx.Module):
+    """Which beams' discs may reach each point: (points, most) indices and 1 where one is real (eager, static plan)."""
+
+    beam: Int[np.ndarray, "points most"] | Int[Array, "points most"]
+    present: Float[np.ndarray, "points most"] | Float[Array, "points most"]
+
+
+def plan_overlap(
+    beam_angle: Float[np.ndarray, "beams 2"], k: Float[np.ndarray, "points 2"], reach: float, at_least: int = 1
+) -> Overlap:
+    """The beams within `reach` (mrad) of every point k (mrad): semi-angle plus edge plus what may move in a fit.
+
+    at_least: columns of the plan; plans of one size share compiled code.
+    """
+    near = np.hypot(*np.moveaxis(k[:, None] - beam_angle[None], -1, 0)) < reach
+    most = min(len(beam_angle), max(at_least, int(near.sum(1).max())))
+    order = np.argsort(~near, axis=1, kind="stable")[:, :most]
+    return Overlap(order, np.take_along_axis(near, order, 1).astype(float))
+
+
+def position_averaged_pattern(
+    curves: RockingCurves,
+    thickness,
+    semiangle,
+    k: Float[Array, "points 2"],
+    overlap: Overlap,
+    *,
+    edge=0.1,
+) -> Float[Array, " points"]:
+    """Elastic PACBED at points k (mrad, crystal's x and y), as a fraction of the incident beam per mrad².
+
+    thickness: Å, continuous. semiangle: mrad. edge: rms width (mrad) of the Gaussian blur of the aperture's edge.
+    All of them and k are differentiable; the directions must reach semiangle + 3 edge.
+    """
+    values = at_thickness(curves, thickness)
+    n = values.shape[0]
+    inverse = jnp.asarray(_spline_matrix(n), values.dtype)
+    coefficient = jnp.einsum("iy,jx,yxb->ijb", inverse, inverse, values)
+    q = k[:, None] - jnp.asarray(curves.beam_angle, k.dtype)[overlap.beam]  # points, most, 2
+    radius = jnp.sqrt((q**2).sum(-1) + 1e-12)
+    opening = jax.scipy.special.ndtr((semiangle - radius) / edge) * jnp.asarray(overlap.present, k.dtype)
+    reach = curves.directions.axis[-2] - 1e-3
+    place = (jnp.clip(q, -reach, reach) - curves.directions.axis[0]) / curves.directions.step
+    base = jnp.clip(jnp.floor(place).astype(int), 1, n - 3)
+    x, y = jnp.moveaxis(place - base, -1, 0)
+    wx, wy = _spline_weights(x), _spline_weights(y)
+    total = jnp.zeros_like(radius)
+    for j in range(4):
+        for i in range(4):
+            total += wy[j] * wx[i] * coefficient[base[..., 1] + j - 1, base[..., 0] + i - 1, overlap.beam]
+    return (opening * total).sum(-1) / (jnp.pi * semiangle**2)
+
+
+def _spline_weights(x: Float[Array, "*points"]) -> list[Float[Array, "*points"]]:
+    """Cubic B-spline weights of the four coefficients around a point, x in [0, 1] from the second."""
+    return [(1 - x) ** 3 / 6, (3 * x**3 - 6 * x**2 + 4) / 6, (-3 * x**3 + 3 * x**2 + 3 * x + 1) / 6, x**3 / 6]
