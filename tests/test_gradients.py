@@ -86,7 +86,7 @@ def test_a_cubic_is_interpolated_exactly_between_uneven_planes():
     image = Image(jnp.ones((5, 2, 3)), (0.1, 0.1), 0.1 * jnp.ones((5, 2, 3)), "haadf")
     at = at_thickness(image, planes, 5.0)
     assert (at.data.shape, at.name) == ((2, 3), "haadf")
-    np.testing.assert_allclose(at.standard_error, 0.1, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(at.standard_error), 0.1, rtol=1e-5)
     assert np.isnan(jax.jit(lambda t: at_thickness(stack, planes, t))(13.0)).all()
 
 

@@ -21,6 +21,7 @@ from ferrojax.detection import (
     simulate,
 )
 from ferrojax.detection import plan as planning
+from ferrojax.detection.windows import lattice_period
 from ferrojax.errors import InputError
 from ferrojax.multislice import FastThermal, FrozenPhonons, plan_slices
 from ferrojax.optics import Probe
@@ -39,7 +40,8 @@ def atoms():
 
 
 def signals(atoms, probe, scan=HERE, detectors: Any = DETECTORS, **kw: Any):
-    out = simulate(atoms, probe, scan, detectors, **{"sampling": COARSE, **kw})
+    given: dict[str, Any] = {"sampling": COARSE, **kw}
+    out = simulate(atoms, probe, scan, detectors, **given)
     return {name: np.asarray(result.data) for name, result in out.items()}
 
 
@@ -69,8 +71,14 @@ def test_the_scattering_matrix_gives_what_probes_give(atoms, probe, kw):
 def test_the_scattering_matrix_has_the_fast_thermal_model(atoms):
     """Here the two differ: μ is taken at the atoms alone, and the lost path from a few depths."""
     detectors = {"haadf": AnnularDetector(60, 170), "abf": AnnularDetector(11, 21.4)}
-    kw = {"detectors": detectors, "thermal": FastThermal(2, seed=0), "tilt": (3.0, 1.0), "thicknesses": [8.0, 16.0]}
-    probes, matrix = (signals(atoms, PROBE, route=route, sampling=None, **kw) for route in ("probes", "matrix"))
+    kw: dict[str, Any] = {
+        "detectors": detectors,
+        "thermal": FastThermal(2, seed=0),
+        "tilt": (3.0, 1.0),
+        "thicknesses": [8.0, 16.0],
+    }
+    kw |= {"detectors": detectors, "sampling": None}
+    probes, matrix = (signals(atoms, PROBE, route=route, **kw) for route in ("probes", "matrix"))
     check_equal(matrix, probes, 5e-3)
 
 
@@ -90,7 +98,7 @@ def test_source_size_blurs_the_scan(atoms):
     a, size = atoms.box[0], 32
     scan = Scan.grid((0, 0), (a, a), (size, size))
     sharp = signals(atoms, PROBE, scan)
-    source = (0.4, 0.7)  # (x, y)
+    source = np.array([0.4, 0.7])  # (x, y)
     blurred = signals(atoms, Probe(200e3, 21.4, source_size=source), scan)
     for name in DETECTORS:
         sigma = (source[1] * size / a, source[0] * size / a)
@@ -122,13 +130,18 @@ def field_of_cells():
 def test_a_window_gives_what_the_whole_box_gives(field_of_cells, window, route):
     scan = Scan.grid((-1.6, 2.4), (6.4, 10.4), (5, 5))  # hangs over the edge
     detectors = {"adf": AnnularDetector(50, 70), "abf": DETECTORS["abf"]}
-    kw = {"sampling": COARSE, "route": route, "detectors": detectors}
+    kw: dict[str, Any] = {"sampling": COARSE, "route": route, "detectors": detectors}
     plan = plan_simulation(field_of_cells, PROBE, scan, window=window, **kw)
     assert plan.windowed
     assert max(plan.grid.extent) < field_of_cells.box[0]
     cut = signals(field_of_cells, PROBE, scan, window=window, **kw)
     whole = signals(field_of_cells, PROBE, scan, window=None, **kw)
     check_equal(cut, whole, 1e-2)
+
+
+def test_the_period_is_the_crystals_not_one_nearly_as_long(field_of_cells):
+    """28 Å hold 7 cells of 4 Å; 8 of 3.5 Å bring every atom within 0.5 Å of the next, which is no period."""
+    assert lattice_period(field_of_cells) == pytest.approx((4.0, 4.0))
 
 
 def test_detectors_do_not_know_of_each_other(atoms):
@@ -138,7 +151,7 @@ def test_detectors_do_not_know_of_each_other(atoms):
         "com": CentreOfMass(40),
         "camera": PixelatedDetector(42, step=4.0),
     }
-    kw = {"thicknesses": [8.0, 16.0], "thermal": FrozenPhonons(2)}
+    kw: dict[str, Any] = {"thicknesses": [8.0, 16.0], "thermal": FrozenPhonons(2)}
     together = signals(atoms, PROBE, detectors=detectors, **kw)
     for name, detector in detectors.items():
         alone = signals(atoms, PROBE, detectors={name: detector}, **kw)[name]
@@ -216,7 +229,7 @@ def test_second_call_does_not_compile(atoms, route):
 
 def test_under_jit_what_is_not_traced_is_planned_with(field_of_cells):
     """Probe and scan may be built inside; windows are still cut."""
-    kw = {"sampling": COARSE, "window": 14.0}
+    kw: dict[str, Any] = {"sampling": COARSE, "window": 14.0}
 
     def image(tilt, defocus):
         scan = Scan.grid((1.0, 2.0), (4.0, 5.0), (2, 2))

@@ -1,5 +1,6 @@
 """Reading detectors off exit waves: the detection grid, and what every probe of one simulation shares."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -167,8 +168,7 @@ def softened(probe: Probe, grid: Grid) -> Probe:
     """
     if probe.edge > 0:
         return probe
-    optics = (probe.semiangle, probe.defocus, probe.aberrations, probe.source_size, probe.focal_spread)
-    return Probe(probe.energy, *optics, edge=probe.wavelength * 1e3 / min(grid.extent))
+    return dataclasses.replace(probe, edge=probe.wavelength * 1e3 / min(grid.extent))
 
 
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:

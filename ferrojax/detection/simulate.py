@@ -181,7 +181,8 @@ def _check_choices(window: Any, batch, tilt) -> None:
         raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
     if batch is not None and not (batch >= 1 and int(batch) == batch):
         raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
-    if not any(is_traced(t) for t in jax.tree.leaves(tilt)) and not np.isfinite(np.asarray(tilt, float)).all():
+    known = not any(is_traced(t) for t in jax.tree.leaves(tilt))
+    if known and not np.isfinite(np.asarray(tilt, float)).all():
         raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
 
 

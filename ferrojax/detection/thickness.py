@@ -1,6 +1,7 @@
 """Signals at any thickness, from those at a few exit planes."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,20 @@ FEWEST = 4
 """Exit planes that a cubic needs."""
 SLACK = 1e-4
 """Å beyond the outermost planes that rounding may take a thickness."""
+
+
+@overload
+def at_thickness(
+    stack: Image, thicknesses: Sequence[float] | np.ndarray, thickness: float | Float[Array, ""]
+) -> Image: ...
+
+
+@overload
+def at_thickness(
+    stack: Float[Array, "planes *rest"],
+    thicknesses: Sequence[float] | np.ndarray,
+    thickness: float | Float[Array, ""],
+) -> Float[Array, " *rest"]: ...
 
 
 def at_thickness(
