@@ -40,13 +40,13 @@ def cell_mean(image: np.ndarray) -> np.ndarray:
     return image.reshape(n, PIXELS, n, PIXELS).mean((0, 2))
 
 
-def converged() -> tuple[np.ndarray, np.ndarray, float]:
+def converged() -> tuple[np.ndarray, float, float]:
     atoms = specimen(3)
     scan = Scan.grid((0, 0), atoms.box[:2], (3 * PIXELS, 3 * PIXELS))
     start = perf_counter()
     out = simulate(atoms, PROBE, scan, {"haadf": HAADF}, thermal=FrozenPhonons(16, seed=99), sampling=0.045)["haadf"]
-    error = np.linalg.norm(np.asarray(out.standard_error)) / 3 / np.linalg.norm(np.asarray(out.data))
-    return cell_mean(np.asarray(out.data)), 100 * error, perf_counter() - start
+    noise = float(np.linalg.norm(np.asarray(out.standard_error)) / 3 / np.linalg.norm(np.asarray(out.data)))
+    return cell_mean(np.asarray(out.data)), 100 * noise, perf_counter() - start
 
 
 def error(images: list[np.ndarray], reference: np.ndarray) -> float:

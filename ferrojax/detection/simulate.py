@@ -176,8 +176,8 @@ def _plan(
 
 def _check_choices(window: Any, batch, tilt) -> None:
     """Refuse windows, batches and tilts that mean nothing."""
-    known = window is None or window == "auto"
-    if not known and (isinstance(window, str | bool) or not np.isfinite(window) or float(window) <= 0):
+    number = isinstance(window, int | float | np.number) and not isinstance(window, bool)
+    if window is not None and window != "auto" and not (number and 0 < float(window) < np.inf):
         raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
     if batch is not None and not (batch >= 1 and int(batch) == batch):
         raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
