@@ -18,8 +18,9 @@ from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, SliceTables, slab, transport
 from ferrojax.multislice.propagation import BLOCK, Slab, tilt_ramp
 
-KEPT_WAVES = 2**30
-"""Bytes of waves that reverse mode may keep between batches; beyond that, each batch is computed again."""
+KEPT_WAVES = 3 * 2**29
+"""Bytes of waves that reverse mode may keep between batches; beyond that, each batch is computed again, which takes
+another forward pass."""
 
 LOSS_PLANES = 6
 """Depths at which the scattering matrix samples the lost norm, besides the exit planes."""
