@@ -1,15 +1,19 @@
 """Time to equal accuracy: the HAADF image of one PbTiO3 cell, 20 nm, thermal, within 5 % of converged.
 
-usage: python benchmarks/bench_time_to_accuracy.py [OUT_FOLDER]     (about 15 minutes)
-Converged: explicit renormalised multislice at 0.045 Å per pixel, 16 frozen configurations of 3 × 3 cells, whose nine
+usage: python benchmarks/bench_time_to_accuracy.py [OUT_FOLDER]     (about 10 minutes)
+Converged: explicit renormalised multislice at 0.045 Å per pixel, 12 frozen configurations of 3 × 3 cells, whose nine
 images are averaged. Rivals image a box of 2 × 2 cells whole and average its four cells, with 1, 2, 3 … configurations:
 ferrojax with FastThermal, abTEM with PRISM without interpolation (cheaper than its multislice at this number of
-positions) at several samplings. The cheapest setting of each that stays within 5 % in three trials out of three, by
-relative L2, is compared; ferrojax's time is without and with compilation, abTEM's as it runs.
+positions) at two samplings. The cheapest setting of each that stays within 5 % by relative L2 is compared: ferrojax
+in three trials out of three, abTEM in its best. ferrojax's time is without and with compilation, abTEM's as it runs.
 """
 
+import os
 import sys
 from time import perf_counter
+
+# Before JAX starts: one device per core, so that ferrojax shares its work out as abTEM's threads do.
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
 
 import equinox as eqx
 import jax
@@ -44,7 +48,7 @@ def converged() -> tuple[np.ndarray, float, float]:
     atoms = specimen(3)
     scan = Scan.grid((0, 0), atoms.box[:2], (3 * PIXELS, 3 * PIXELS))
     start = perf_counter()
-    out = simulate(atoms, PROBE, scan, {"haadf": HAADF}, thermal=FrozenPhonons(16, seed=99), sampling=0.045)["haadf"]
+    out = simulate(atoms, PROBE, scan, {"haadf": HAADF}, thermal=FrozenPhonons(12, seed=99), sampling=0.045)["haadf"]
     noise = float(np.linalg.norm(np.asarray(out.standard_error)) / 3 / np.linalg.norm(np.asarray(out.data)))
     return cell_mean(np.asarray(out.data)), 100 * noise, perf_counter() - start
 
@@ -75,12 +79,13 @@ def ours(reference: np.ndarray) -> list[dict]:
 
 
 def table(setting: str, images: list, reference: np.ndarray, each: float, first: float, most: int = 4) -> list[dict]:
-    """Rows for 1 to `most` configurations: worst error over three disjoint trials, and the time of one."""
+    """Rows for 1 to `most` configurations: errors of up to three disjoint trials, and the time of one."""
     rows = []
     for n in range(1, most + 1):
-        if 3 * n > len(images):
+        trials = min(3, len(images) // n)
+        if not trials:
             break
-        errors = [error(images[t * n : (t + 1) * n], reference) for t in range(3)]
+        errors = [error(images[t * n : (t + 1) * n], reference) for t in range(trials)]
         rows.append({"setting": setting, "configurations": n, "l2_percent": errors, "seconds": n * each,
                      "seconds_with_first": first + (n - 1) * each})  # fmt: skip
         print(rows[-1], flush=True)
@@ -90,9 +95,9 @@ def table(setting: str, images: list, reference: np.ndarray, each: float, first:
 def theirs(reference: np.ndarray) -> list[dict]:
     atoms = specimen(2)
     rows = []
-    for sampling in (0.04, 0.03, 0.025):
+    for sampling in (0.04, 0.03):
         images, seconds = [], []
-        for seed in range(6):
+        for seed in range(3):
             moved = displaced_positions(atoms, FrozenPhonons(1, seed=seed), 0)
             frozen = eqx.tree_at(lambda a: a.position, atoms, moved).wrapped()
             start = perf_counter()
@@ -103,8 +108,8 @@ def theirs(reference: np.ndarray) -> list[dict]:
     return rows
 
 
-def cheapest(rows: list[dict]) -> dict | None:
-    fit = [r for r in rows if max(r["l2_percent"]) <= GOAL]
+def cheapest(rows: list[dict], worst=max) -> dict | None:
+    fit = [r for r in rows if worst(r["l2_percent"]) <= GOAL]
     return min(fit, key=lambda r: r["seconds"]) if fit else None
 
 
@@ -112,7 +117,7 @@ def main(folder) -> None:
     reference, noise, took = converged()
     print("converged", noise, took, flush=True)
     mine, other = ours(reference), theirs(reference)
-    best, rival = cheapest(mine), cheapest(other)
+    best, rival = cheapest(mine), cheapest(other, worst=min)
     figures = {"converged_seconds": took, "converged_noise_percent": noise, "ferrojax": mine, "abtem_prism": other,
                "cheapest": {"ferrojax": best, "abtem": rival}}  # fmt: skip
     if best and rival:
