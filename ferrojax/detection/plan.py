@@ -57,6 +57,11 @@ class RunPlan:
     memory: dict[str, int]
 
     @property
+    def by_configuration(self) -> bool:
+        """Whether devices take a thermal configuration each: the beams of one box cannot be shared out otherwise."""
+        return self.route == "matrix" and not self.windowed and self.devices > 1 and self.configurations > 1
+
+    @property
     def wave_slices(self) -> int:
         """Fourier-transform pairs that the whole run takes."""
         return self.tiles * self.waves * self.slices * self.configurations

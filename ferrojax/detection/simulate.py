@@ -1,7 +1,7 @@
 """simulate: atoms, probe, scan and detectors in, images out."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -94,17 +94,21 @@ def simulate(
     shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics, probe))
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
     xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
+    lanes = run.devices if run.by_configuration else 1
     mesh = _mesh(run, devices)
 
-    def signals(position):
-        out = _run((tiles.plan, xy, own_tilt, tiles.corner), position, shared, run.route, run.batch, mesh)
-        flat = jax.tree.map(lambda s: s.reshape(-1, *s.shape[3:])[tiles.where], out)
+    def signals(positions):
+        """Of as many configurations as there are lanes; name -> (lanes, exits, rows, cols, *channels)."""
+        out = _run((tiles.plan, xy, own_tilt, tiles.corner), positions, shared, run.route, run.batch, mesh, lanes > 1)
         shape = sampled.position.shape[:2]
-        return {
-            k: jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0) for k, s in flat.items()
-        }  # (exits, rows, cols, *channels)
 
-    mean, error = _average(signals, atoms, thermal)
+        def image(s):
+            s = s.reshape(-1, *s.shape[3:])[tiles.where]
+            return jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0)
+
+        return [jax.tree.map(lambda s: image(s[i]), out) for i in range(lanes)]  # noqa: B023
+
+    mean, error = _average(_each_configuration(signals, atoms, thermal, lanes), thermal)
     keep = slice(None) if len(slices.exits) > 1 or thicknesses is not None else 0
     return {
         name: d.result(mean[name][keep], None if error is None else error[name][keep], scan.sampling, name)
@@ -224,7 +228,8 @@ def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling)
         return cut_tiles(
             slices, atoms, np.asarray(sampled.position, float), run.tile, run.group, run.region, run.grid, run.devices
         )
-    return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], run.devices)
+    parts = 1 if run.by_configuration else run.devices
+    return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], parts)
 
 
 def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] | None:
@@ -241,7 +246,7 @@ def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] 
 
 def _mesh(run: RunPlan, devices) -> Mesh | None:
     devices = jax.local_devices() if devices is None else devices
-    return None if run.devices == 1 else Mesh(np.array(devices), ("tiles",))
+    return None if run.devices == 1 else Mesh(np.array(devices), ("devices",))
 
 
 class _Shared(eqx.Module):
@@ -254,8 +259,10 @@ class _Shared(eqx.Module):
 
 
 @eqx.filter_jit
-def _run(tiles, position: Float[Array, "atoms 3"], shared: _Shared, route: str, batch: int, mesh) -> Signals:
-    """Every tile of one configuration; name -> (tiles, groups, most, exits, *channels)."""
+def _run(
+    tiles, positions: Float[Array, "lanes atoms 3"], shared: _Shared, route: str, batch: int, mesh, by_configuration
+) -> Signals:
+    """Every tile of every configuration given; name -> (lanes, tiles, groups, most, exits, *channels)."""
 
     def one_tile(shared, position, tile):
         plan, xy, tilt, corner = tile
@@ -265,24 +272,40 @@ def _run(tiles, position: Float[Array, "atoms 3"], shared: _Shared, route: str, 
             return jax.tree.map(lambda s: s.reshape(*xy.shape[:2], *s.shape[1:]), signals)
         return probe_signals(specimen, plan, shared.optics, xy, tilt, corner, batch)
 
-    def all_tiles(tiles, position, shared):
-        return jax.lax.map(partial(one_tile, shared, position), tiles)
+    def everything(tiles, positions, shared):
+        def one_configuration(position):
+            return jax.lax.map(partial(one_tile, shared, position), tiles)
+
+        return jax.lax.map(one_configuration, positions)
 
     if mesh is not None:
-        over, everywhere = PartitionSpec("tiles"), PartitionSpec()
-        all_tiles = jax.shard_map(
-            all_tiles, mesh=mesh, in_specs=(over, everywhere, everywhere), out_specs=over, check_vma=False
+        first, second, none = PartitionSpec("devices"), PartitionSpec(None, "devices"), PartitionSpec()
+        split = (none, first) if by_configuration else (first, none)
+        everything = jax.shard_map(
+            everything,
+            mesh=mesh,
+            in_specs=(*split, none),
+            out_specs=first if by_configuration else second,
+            check_vma=False,
         )
-    return all_tiles(tiles, position, shared)
+    return everything(tiles, positions, shared)
 
 
-def _average(signals, atoms: Atoms, thermal: ThermalModel) -> tuple[Signals, Signals | None]:
+def _each_configuration(signals, atoms: Atoms, thermal: ThermalModel, lanes: int) -> Iterator[Signals]:
+    """Signals of one configuration after the other, computed `lanes` at a time."""
+    n = configurations(thermal)
+    for start in range(0, n, lanes):
+        wanted = [displaced_positions(atoms, thermal, min(start + i, n - 1)) for i in range(lanes)]
+        yield from signals(jnp.stack(wanted))[: n - start]
+
+
+def _average(each: Iterator[Signals], thermal: ThermalModel) -> tuple[Signals, Signals | None]:
     """Mean over configurations and its standard error, from the spread of independent draws, updated as they come."""
     pair = 2 if thermal is not None and thermal.antithetic else 1
     draws = configurations(thermal) // pair
     mean = spread = None
     for i in range(draws):
-        members = [signals(displaced_positions(atoms, thermal, i * pair + j)) for j in range(pair)]
+        members = [next(each) for _ in range(pair)]
         value = jax.tree.map(lambda *s: sum(s) / pair, *members)
         if mean is None:
             mean, spread = value, jax.tree.map(jnp.zeros_like, value)
