@@ -116,7 +116,7 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
             distance, nearest = t.query(moved, distance_upper_bound=0.7)
             met = distance <= 0.7
             missed.append(1 - met.mean())
-            apart = p[nearest[met]] - moved[met]
+            apart = p[np.asarray(nearest)[met]] - moved[met]
             offset.append((apart - box * np.round(apart / box)).sum(0))
         return max(missed) < 0.1 and np.abs(np.sum(offset, 0)).max() < 0.1 * len(position)
 
