@@ -169,7 +169,7 @@ class _Axis:
         assert job.period is not None
         period = job.period[1 - axis]
         group = min(n, GROUP if step > 0 else n)
-        tile = max(tile, group)
+        tile = n if tile == n else max(tile // group * group, group)
         per_period = friendly(period / ceiling)
         sampling = period / per_period
         periods = max(1, math.ceil(TIGHT * (window + (group - 1) * step) / period))
@@ -186,7 +186,8 @@ def _with_memory(
     pixels = grid.shape[0] * grid.shape[1]
     seen = int(pixels * min(1.0, 1.1 * job.fraction) ** 2)
     positions = tile[0] * tile[1]
-    waves = positions * job.nodes
+    # groups are filled up by repeating positions
+    waves = math.prod(math.ceil(t / g) * g for t, g in zip(tile, group, strict=True)) * job.nodes
     if route == "matrix":
         waves = int(np.pi * job.aperture**2 * np.prod(grid.extent)) + 1
     if batch is None:
@@ -222,13 +223,16 @@ def _with_memory(
 
 
 def _seconds(job: Job, plan: RunPlan) -> float:
+    """Of the busiest device: tiles are dealt out whole; a single box is shared out by positions, not by beams."""
     pixels = plan.region.shape[0] * plan.region.shape[1]
-    seconds = job.slices * (STACK * job.kinds * pixels + plan.waves * _slice_seconds(plan.grid))
+    share = 1 if plan.windowed else job.devices
+    waves = plan.waves / (1 if plan.route == "matrix" else share)
+    seconds = job.slices * (STACK * job.kinds * pixels + waves * _slice_seconds(plan.grid))
     if plan.route == "matrix":
         seen = pixels * job.fraction**2 * (job.exits + LOSS_PLANES * job.watched)
         atoms = job.slices * 2 * job.atoms_per_area * np.prod(plan.grid.extent) * job.watched
-        seconds += 8 * FLOP * plan.positions * job.nodes * plan.waves * (seen + atoms)
-    return float(plan.tiles * seconds)
+        seconds += 8 * FLOP * plan.positions / share * job.nodes * plan.waves * (seen + atoms)
+    return float(seconds * (math.ceil(plan.tiles / job.devices) if plan.windowed else 1))
 
 
 def _slice_seconds(grid: Grid) -> float:

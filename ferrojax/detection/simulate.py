@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -175,10 +174,10 @@ def _plan(
     return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
 
 
-def _check_choices(window, batch, tilt) -> None:
+def _check_choices(window: Any, batch, tilt) -> None:
     """Refuse windows, batches and tilts that mean nothing."""
-    length = isinstance(window, Real) and np.isfinite(float(window)) and float(window) > 0
-    if not (window is None or window == "auto" or length):
+    number = isinstance(window, int | float | np.number) and not isinstance(window, bool)
+    if window is not None and window != "auto" and not (number and 0 < float(window) < np.inf):
         raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
     if batch is not None and not (batch >= 1 and int(batch) == batch):
         raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")

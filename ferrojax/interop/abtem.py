@@ -103,9 +103,10 @@ def scan_annular(
     slice_thickness: float = 2.0,
     tilt: tuple[float, float] = (0.0, 0.0),
     parametrization: str = "lobato",
+    precision: str = "float64",
 ) -> dict[str, np.ndarray]:
     """abTEM's annular signals at every scan position, name -> (rows, cols), fractions of the beam."""
-    with _quiet() as abtem:
+    with _quiet(precision) as abtem:
         positions = np.asarray(scan.position, float).reshape(-1, 2)
         rings = [abtem.AnnularDetector(d.inner, d.outer) for d in detectors.values()]
         signals = _probe(abtem, probe, tilt).scan(

@@ -120,18 +120,18 @@ def transport(
     stops = specimen.exits[-1] // stride
     edges = 0 if specimen.tables.beyond is None or watch is not None else specimen.tables.beyond.shape[0]
     beyond = jnp.zeros((spectrum.shape[0], edges + (loss > 0)), specimen.tables.carried.dtype)
-    pixels = spectrum.shape[-2] * spectrum.shape[-1]
 
     def step(carry, entry):
         spectrum, beyond = carry
         seen = None if watch is None else watch(spectrum, entry[0])
         t, mu = specimen.transmission(*entry)
         psi = jnp.fft.ifft2(spectrum)
-        if mu is not None and edges:
-            beyond = beyond.at[:, :edges].add(jnp.einsum("byx,eyx->be", jnp.abs(psi) ** 2, mu))
-        if loss:
-            gone = 1 - (jnp.abs(spectrum) ** 2).sum((-2, -1)) / pixels
-            beyond = beyond.at[:, edges].add(loss * gone)
+        if beyond.shape[-1]:
+            intensity = jnp.abs(psi) ** 2
+            if mu is not None and edges:
+                beyond = beyond.at[:, :edges].add(jnp.einsum("byx,eyx->be", intensity, mu))
+            if loss:
+                beyond = beyond.at[:, edges].add(loss * (1 - intensity.sum((-2, -1))))
         return (jnp.fft.fft2(psi * t) * propagate, beyond), seen
 
     def advance(carry, entries):

@@ -41,7 +41,7 @@ class Probe(eqx.Module):
         semiangle: ArrayLike,
         defocus: ArrayLike = 0.0,
         aberrations: Mapping[str, ArrayLike] | None = None,
-        source_size: ArrayLike = 0.0,
+        source_size: ArrayLike | tuple[float, float] = 0.0,
         focal_spread: ArrayLike = 0.0,
         edge: float = 0.0,
     ):
