@@ -109,14 +109,17 @@ class Job:
     devices: int
 
 
-def choose(job: Job, window: float | None, route: str, batch: int | None) -> RunPlan:
-    """The cheapest plan. window: Å that a probe needs around it (None: the whole box); route: "auto" or forced."""
+def choose(job: Job, window: float | None, route: str, batch: int | None, forced: bool = False) -> RunPlan:
+    """The cheapest plan. window: Å that a probe needs around it (None: the whole box; forced: even where that is
+    cheaper); route: "auto" or forced."""
     routes = ("probes", "matrix") if route == "auto" else (route,)
     candidates = []
     for kind, edge in itertools.product(routes, (None, 0.0, 2.0, 4.0, 8.0, 16.0, 32.0)):
         plan = _candidate(job, kind, window, edge, batch)
         if plan is not None:
             candidates.append((_seconds(job, plan), plan))
+    if forced and any(plan.windowed for _, plan in candidates):
+        candidates = [c for c in candidates if c[1].windowed]
     best = min(candidates, key=lambda c: c[0])[1]
     limit = free_memory()
     total = sum(best.memory.values())
@@ -228,16 +231,14 @@ def _with_memory(
 
 
 def _seconds(job: Job, plan: RunPlan) -> float:
-    """Of the busiest device: tiles are dealt out whole; a single box is shared out by positions, not by beams."""
+    """On one device: the plan, and with it the result, must not depend on how many share the work."""
     pixels = plan.region.shape[0] * plan.region.shape[1]
-    share = 1 if plan.windowed else job.devices
-    waves = plan.waves / (1 if plan.route == "matrix" else share)
-    seconds = job.slices * (STACK * job.kinds * pixels + waves * _slice_seconds(plan.grid))
+    seconds = job.slices * (STACK * job.kinds * pixels + plan.waves * _slice_seconds(plan.grid))
     if plan.route == "matrix":
         seen = pixels * job.fraction**2 * (job.exits + LOSS_PLANES * job.watched)
         atoms = job.slices * 2 * job.atoms_per_area * np.prod(plan.grid.extent) * job.watched
-        seconds += 8 * FLOP * plan.positions / share * job.nodes * plan.waves * (seen + atoms)
-    return float(seconds * (math.ceil(plan.tiles / job.devices) if plan.windowed else 1))
+        seconds += 8 * FLOP * plan.positions * job.nodes * plan.waves * (seen + atoms)
+    return float(plan.tiles * seconds)
 
 
 def _slice_seconds(grid: Grid) -> float:

@@ -167,6 +167,7 @@ def _plan(
         route = "probes"
     if sampling is None:
         sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
+    forced = window != "auto"
     if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle)):
         window = None
     elif window == "auto":
@@ -175,7 +176,7 @@ def _plan(
     wide = window is not None and min(atoms.box[:2]) > window
     period = lattice_period(atoms) if wide else None
     job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices)
-    return choose(job, window, route, batch), slices  # pyright: ignore[reportArgumentType]
+    return choose(job, window, route, batch, forced), slices  # pyright: ignore[reportArgumentType]
 
 
 def _check_choices(window: Any, batch, tilt) -> None:

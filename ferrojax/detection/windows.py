@@ -52,18 +52,21 @@ def cut_tiles(
 ) -> Tiles:
     """Tiles of `tile` (rows, cols) positions (Å) with a region each; groups of `group` with a window inside it.
 
-    parts: the number of tiles is rounded up to a multiple of it by repeating the last.
+    parts: the number of tiles is brought to a multiple of it by dividing their groups and repeating the last.
     """
     rows, cols = position.shape[:2]
     index = np.arange(rows * cols).reshape(rows, cols)
     tiles = [[_padded(g, group) for g in _blocks(t, group)] for t in _blocks(index, tile)]
-    groups = max(len(t) for t in tiles)
-    member = np.array([[*t, *t[-1:] * (groups - len(t))] for t in tiles])
+    ends = position.reshape(-1, 2)[np.array([[np.concatenate(t).min(), np.concatenate(t).max()] for t in tiles])]
+    centre = ends.mean(1)  # a tile is a rectangle of positions: its first and last are opposite corners
+    share = -(-max(len(t) for t in tiles) // -(-parts // len(tiles)))  # few tiles: devices take some groups of each
+    chunks = [(c, t[g : g + share]) for c, t in zip(centre, tiles, strict=True) for g in range(0, len(t), share)]
+    chunks += chunks[-1:] * (-len(chunks) % parts)
+    centre = np.array([c for c, _ in chunks])
+    member = np.array([[*t, *t[-1:] * (share - len(t))] for _, t in chunks])
     where = np.zeros(rows * cols, np.int32)
     where[member.ravel()[::-1]] = np.arange(member.size)[::-1]
-    member = np.pad(member, ((0, -len(tiles) % parts), (0, 0), (0, 0)), mode="edge")
     xy = position.reshape(-1, 2)[member]
-    centre = (xy.min((1, 2)) + xy.max((1, 2))) / 2
     height, width = region.extent
     start = centre - np.array((width, height)) / 2
     cut = cut_windows(plan, atoms, centre, (width, height))
