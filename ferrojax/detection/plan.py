@@ -147,7 +147,8 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
     y, x = axes
     region = Grid((y.region, x.region), (y.sampling, x.sampling))
     grid = Grid((y.window, x.window), (y.sampling, x.sampling))
-    stack = job.slices * region.shape[0] * region.shape[1] * (8 + 4 * job.watched)
+    # Windows are cropped out of kept transmission functions: they must be kept in double precision too.
+    stack = job.slices * region.shape[0] * region.shape[1] * 2 * (8 + 4 * job.watched)
     if (region != grid and stack > STACK_LIMIT) or (cropped and region == grid):
         return None
     return _with_memory(job, route, region, grid, (y.tile, x.tile), (y.group, x.group), batch)
