@@ -14,11 +14,13 @@ ANTIALIAS_TAPER = 0.02
 class Grid(eqx.Module):
     """A periodic real-space grid; all static, because it decides shapes.
 
-    shape: (rows, cols). sampling: Å per pixel as (y, x).
+    shape: (rows, cols). sampling: Å per pixel as (y, x). offset: (y, x) of the frequencies, as parts of their step;
+    waves on such a grid gain that phase from one edge of it to the other.
     """
 
     shape: tuple[int, int] = eqx.field(static=True)
     sampling: tuple[float, float] = eqx.field(static=True)
+    offset: tuple[float, float] = eqx.field(static=True, default=(0.0, 0.0))
 
     @staticmethod
     def for_box(width: float, height: float, sampling: float) -> "Grid":
@@ -36,7 +38,11 @@ class Grid(eqx.Module):
     @property
     def frequencies(self) -> tuple[np.ndarray, np.ndarray]:
         """ky (rows,) and kx (cols,) in 1/Å, in FFT order."""
-        return np.fft.fftfreq(self.shape[0], self.sampling[0]), np.fft.fftfreq(self.shape[1], self.sampling[1])
+        y, x = (
+            np.fft.fftfreq(n, step) + offset / (n * step)
+            for n, step, offset in zip(self.shape, self.sampling, self.offset, strict=True)
+        )
+        return y, x
 
     @property
     def k(self) -> np.ndarray:

@@ -20,8 +20,9 @@ FLOP = 1.2e-11
 """Seconds per floating-point operation of a matrix product on the same machine."""
 GROUP = 4
 """Scan positions along each axis that share a window cropped out of their tile's region."""
-TIGHT = 0.9
-"""How far a window of whole periods may fall short of the size asked for."""
+OFFSET = (0.25, 0.25)
+"""Of a window's frequencies, in steps: the probe's interference with its own images next door and across the corner
+then cancels, which is worth a window of about twice the size (the mean-value point of Baldereschi, 1973)."""
 RIM = 1.5
 """Å at the edge of a region where the tails of atoms outside are missing: no window reaches there."""
 WORKING = 2**28
@@ -137,7 +138,7 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
     """Tiles of about `edge` Å (None: one, with the whole box)."""
     if edge is None:
         grid = job.sampling if isinstance(job.sampling, Grid) else Grid.for_box(*job.box, job.sampling)
-        return _with_memory(job, route, grid, grid, job.scan, job.scan, batch)
+        return _with_memory(job, route, Grid(grid.shape, grid.sampling), grid, job.scan, job.scan, batch)
     if window is None or isinstance(job.sampling, Grid):
         return None
     cropped = route == "probes" and job.period is not None
@@ -146,10 +147,10 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
         return None
     y, x = axes
     region = Grid((y.region, x.region), (y.sampling, x.sampling))
-    grid = Grid((y.window, x.window), (y.sampling, x.sampling))
+    grid = Grid((y.window, x.window), (y.sampling, x.sampling), OFFSET)
     # Windows are cropped out of kept transmission functions: they must be kept in double precision too.
     stack = job.slices * region.shape[0] * region.shape[1] * 2 * (8 + 4 * job.watched)
-    if (region != grid and stack > STACK_LIMIT) or (cropped and region == grid):
+    if (region.shape != grid.shape and stack > STACK_LIMIT) or (cropped and region.shape == grid.shape):
         return None
     return _with_memory(job, route, region, grid, (y.tile, x.tile), (y.group, x.group), batch)
 
@@ -181,7 +182,7 @@ class _Axis:
         tile = n if tile == n else max(tile // group * group, group)
         per_period = friendly(period / ceiling)
         sampling = period / per_period
-        periods = max(1, math.ceil(TIGHT * (window + (group - 1) * step) / period))
+        periods = max(1, math.ceil((window + (group - 1) * step) / period))
         reach = periods * period + (tile - group) * step + 2 * RIM
         if reach >= 0.9 * box:
             pixels = round(box / sampling)

@@ -1,6 +1,5 @@
 """Reading detectors off exit waves: the detection grid, and what every probe of one simulation shares."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
 from ferrojax.crystal import Atoms
-from ferrojax.detection.detectors import Detector
+from ferrojax.detection.detectors import CentreOfMass, Detector
 from ferrojax.detection.response import Response, WeightedSum
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
@@ -30,6 +29,9 @@ FAST_FRACTION, FAST_CARRIED = 0.9, 0.95
 scattered twice far out, and it stays a loss or lands far out again."""
 CLEARANCE = 1.45
 """FastThermal: the band limit must clear the inner angle by this factor to stay accurate to three percent."""
+FINEST = 1500
+"""Pixels along an axis of a diffraction pattern up to which detectors' edges are shared out; beyond, pixels are small.
+"""
 
 Signals = dict[str, Float[Array, "..."]]
 
@@ -45,7 +47,7 @@ def detection_grid(grid: Grid, fraction: float) -> Grid:
     for n, extent in zip(grid.shape, grid.extent, strict=True):
         shape.append(min(n, 2 * int(np.floor(fraction * grid.nyquist * extent)) + 2))
     rows, cols = shape
-    return Grid((rows, cols), (grid.extent[0] / rows, grid.extent[1] / cols))
+    return Grid((rows, cols), (grid.extent[0] / rows, grid.extent[1] / cols), grid.offset)
 
 
 def crop(spectrum: Inexact[Array, "*batch rows cols"], grid: Grid) -> Inexact[Array, "*batch r c"]:
@@ -127,7 +129,6 @@ def prepare(
     windowed: bool = False,
 ) -> tuple[Optics, SliceTables]:
     """Optics on the waves' grid, slice tables on the region's (eager); refuses detectors they cannot represent."""
-    probe = softened(probe, grid) if windowed else probe
     fraction, taper, carried = run_band(thermal, transmission)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
@@ -146,7 +147,7 @@ def prepare(
         lost, bounded = d.takes_lost and d.outer > reach, d.outer in outers
         leaves = return_rate(atoms, probe.energy, reach, d.inner, d.outer) if bounded else 0.0
         readers[name] = Reader(
-            _shared_out(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
+            _windowed(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
             jnp.asarray(leaves, tables.carried.dtype),
             lost,
             outers.index(d.outer) if bounded else -1,
@@ -161,33 +162,34 @@ def prepare(
     ), tables
 
 
-def softened(probe: Probe, grid: Grid) -> Probe:
-    """The probe with an aperture whose edge, if hard, shares out a window's pixels.
+def _windowed(detector: Detector, grid: Grid, probe: Probe) -> Response:
+    """The response of a detector on a window's wide pixels: those that its edges cross are shared out by area.
 
-    They are wide: an aperture that takes them whole would change the probe by its rounding.
-    """
-    if probe.edge > 0:
-        return probe
-    return dataclasses.replace(probe, edge=probe.wavelength * 1e3 / min(grid.extent))
-
-
-def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
-    """The response of a detector whose edges share out the pixels they cross: a window's pixels are wide.
-
-    Pixels on the edge of the bright disc stay whole, because the aperture cuts them in the same way.
+    Pixels on the edge of the bright disc stay whole, because the aperture takes them whole; moments count from the
+    centroid of the incident beam, which an offset grid puts a little off zero.
     """
     response = detector.response(grid, probe.wavelength)
-    if not isinstance(response, WeightedSum):
+    parts = next((n for n in (5, 3) if max(grid.shape) * n <= FINEST), 1)
+    if not isinstance(response, WeightedSum) or parts == 1:
         return response
-    parts = 5
     rows, cols = grid.shape
-    fine = detector.response(Grid((rows * parts, cols * parts), grid.sampling), probe.wavelength)
+    y, x = grid.offset
+    fine = detector.response(
+        Grid((rows * parts, cols * parts), grid.sampling, (parts * y, parts * x)), probe.wavelength
+    )
     assert isinstance(fine, WeightedSum)
     weights = jnp.roll(fine.weights, (parts // 2, parts // 2), (-2, -1))
     weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
-    pixel = probe.wavelength * 1e3 / min(grid.extent)
-    near = np.abs(grid.k * probe.wavelength * 1e3 - float(probe.semiangle)) < pixel
-    return WeightedSum(jnp.where(near, response.weights, weights))
+    if not probe.edge:
+        pixel = probe.wavelength * 1e3 / min(grid.extent)
+        near = np.abs(grid.k * probe.wavelength * 1e3 - float(probe.semiangle)) < pixel
+        weights = jnp.where(near, response.weights, weights)
+    if isinstance(detector, CentreOfMass):
+        beam = jnp.abs(probe_spectrum(probe, grid)) ** 2
+        ky, kx = grid.frequencies
+        centroid = [(k * beam).sum() * probe.wavelength * 1e3 for k in (kx[None], ky[:, None])]
+        weights = weights.at[1:].add(-jnp.stack(centroid)[:, None, None] * weights[0])
+    return WeightedSum(weights)
 
 
 def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, probe: Probe) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, prepare, run_band, softened
+from ferrojax.detection.reading import Optics, Signals, prepare, run_band
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
@@ -69,8 +69,8 @@ def simulate(
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
     a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of specimen that every probe sees around it
-    ("auto": chosen for an error of about 0.5 %, 0.7 % at worst where it was measured; None: the whole box, which is
-    also taken where positions, scan or semi-angle are traced, or defocus under "auto").
+    ("auto": chosen for an error of about 0.5 %; None: the whole periodic box, which is also taken where positions, scan
+    or semi-angle are traced, or defocus under "auto").
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
     Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
@@ -240,7 +240,6 @@ def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] 
     """
     if run.route == "probes":
         return None
-    probe = softened(probe, run.grid) if run.windowed else probe
     limit = (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength
     return jnp.asarray(np.stack(np.nonzero(optics.seen.k < limit * (1 + 1e-6))))
 

@@ -71,7 +71,7 @@ def cut_tiles(
     start = centre - np.array((width, height)) / 2
     cut = cut_windows(plan, atoms, centre, (width, height))
     corner, origin = None, np.repeat(start[:, None], member.shape[1], 1)
-    if region != window:
+    if region.shape != window.shape:
         step = np.array(window.sampling[::-1])
         middle = (xy.min(2) + xy.max(2)) / 2  # of every group
         at = np.round((middle - np.array(window.extent[::-1]) / 2 - origin) / step)
@@ -133,11 +133,11 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
 
 
 def window_size(probe: Probe, depth: float) -> float:
-    """Å of specimen that a probe needs around it through `depth` Å, for signals within about 0.5 % of the whole cell.
+    """Å of specimen that a probe needs around it through `depth` Å, for signals within about 0.5 % of a large cell's.
 
     The probe's diffraction limit and what channelling and scattering spread, as measured on 20 nm of PbTiO3
     (benchmarks/bench_windows.py); defocus or depth beyond that spread it by the cone of the semi-angle.
     """
     alpha, defocus = float(probe.semiangle) * 1e-3, float(probe.defocus)
     cone = max(0.0, max(abs(defocus), abs(depth - defocus)) - 200.0)
-    return 8.0 + 3.4 * probe.wavelength / alpha + 2 * alpha * cone
+    return 10.0 + 5.0 * probe.wavelength / alpha + 2 * alpha * cone
