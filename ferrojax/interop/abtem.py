@@ -127,13 +127,16 @@ def scan_prism(
     detector: AnnularDetector,
     sampling: float,
     interpolation: int,
+    slice_thickness: float = 2.0,
 ) -> np.ndarray:
     """abTEM's PRISM image of the whole periodic box, (rows, cols), fraction of the beam.
 
     abTEM's scattering matrix knows no tilt: shear the atoms instead (x − z·tan tx).
     """
     with _quiet("float32") as abtem:
-        potential = abtem.Potential(_ase(atoms), sampling=sampling, slice_thickness=2.0, parametrization="lobato")
+        potential = abtem.Potential(
+            _ase(atoms), sampling=sampling, slice_thickness=slice_thickness, parametrization="lobato"
+        )
         matrix = abtem.SMatrix(
             potential=potential,
             energy=probe.energy,
