@@ -56,7 +56,7 @@ def main(folder) -> None:
         return simulate(atoms, PROBE, scan, {"haadf": HAADF}, thermal=THERMAL, **how)["haadf"].data
 
     def theirs():
-        return np.mean([scan_prism(a.wrapped(), PROBE, scan.shape, HAADF, 0.05, 2) for a in frozen], 0)
+        return np.mean([scan_prism(a.wrapped(), PROBE, scan.shape, HAADF, 0.05, 2, downsample=True) for a in frozen], 0)
 
     timed(FAST, lambda: ours(slice_thickness=atoms.box[2] / DEPTH * 1.0001, sampling=0.113, window=WINDOW))
     timed("abTEM PRISM", theirs)

@@ -128,9 +128,11 @@ def scan_prism(
     sampling: float,
     interpolation: int,
     slice_thickness: float = 2.0,
+    downsample: bool = False,
 ) -> np.ndarray:
     """abTEM's PRISM image of the whole periodic box, (rows, cols), fraction of the beam.
 
+    downsample: the scattering matrix to its band limit before it is read, abTEM's own default, which is faster.
     abTEM's scattering matrix knows no tilt: shear the atoms instead (x − z·tan tx).
     """
     with _quiet("float32") as abtem:
@@ -142,7 +144,7 @@ def scan_prism(
             energy=probe.energy,
             semiangle_cutoff=float(probe.semiangle),
             interpolation=interpolation,
-            downsample=False,
+            downsample=downsample,
             store_on_host=True,
         )
         grid = abtem.GridScan(start=(0, 0), end=atoms.box[:2], gpts=shape[::-1], endpoint=False)
