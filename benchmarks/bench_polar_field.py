@@ -26,7 +26,7 @@ from ferrojax.optics import Probe
 
 CELLS, DEPTH, PIXELS = 8, 30, 128
 PROBE = Probe(200e3, 21.4)
-HAADF = AnnularDetector(60, 170)
+HAADF = AnnularDetector(60, 165)  # abTEM reaches 167 mrad here
 THERMAL = FastThermal(2, seed=1, draws="independent")
 FAST, WINDOW = "ferrojax, windows of 11.9 Å, one-cell slices, 0.11 Å/px", 8.0
 CHECKED = 6  # along each axis
