@@ -44,7 +44,7 @@ def _potential(abtem: Any, atoms: Atoms, grid: Grid, slice_thickness: float, par
     return abtem.Potential(
         _ase(atoms),
         gpts=grid.shape[::-1],
-        slice_thickness=slice_thickness,
+        slice_thickness=slice_thickness * (1 + 1e-6),  # a whole number of slices must not become one more
         parametrization=parametrization,
         projection="infinite",
     )
