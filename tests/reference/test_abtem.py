@@ -62,3 +62,12 @@ def test_line_scan(atoms, tilt):
     theirs = reference.scan_annular(atoms, PROBE, scan, detectors, GRID, tilt=tilt)
     for name in detectors:
         assert relative(np.asarray(ours[name].data), theirs[name]) < 1e-3
+
+
+def test_abtem_cuts_as_many_slices_as_we_do():
+    """A single-precision box that divides into 99 slices but for its last digit."""
+    atoms = Atoms(np.zeros((1, 3)), [22], (4.0, 4.0, 198.2200026512146))
+    step = atoms.box[2] / 99 * (1 - 1e-9)
+    with reference._quiet() as abtem:
+        potential = reference._potential(abtem, atoms, GRID, step, "lobato")
+    assert len(potential) == plan_slices(atoms, step).exits[-1] == 99
