@@ -1,6 +1,6 @@
 """A polar field of 8 × 8 PbTiO3 cells, 30 thick, 128² probes, HAADF, two frozen configurations: time and error.
 
-usage: python benchmarks/bench_polar_field.py [OUT_FOLDER]     (about 15 minutes)
+usage: python benchmarks/bench_polar_field.py [OUT_FOLDER]     (about 40 minutes, most of it abTEM's)
 ferrojax (FastThermal; windows of three cells and slices of one, then all by default) and abTEM's PRISM
 (interpolation 2, 0.05 Å per pixel, slices of 2 Å) image the same displaced atoms, one after the other in one process;
 compilation is included. Error: relative L2 on a subset of the pixels against renormalised explicit multislice of the

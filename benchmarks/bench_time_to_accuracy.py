@@ -1,6 +1,6 @@
 """Time to equal accuracy: the HAADF image of one PbTiO3 cell, 20 nm, thermal, within 5 % of converged.
 
-usage: python benchmarks/bench_time_to_accuracy.py [OUT_FOLDER]     (about 20 minutes)
+usage: python benchmarks/bench_time_to_accuracy.py [OUT_FOLDER]     (about 13 minutes)
 Converged: explicit renormalised multislice at 0.045 Å per pixel, 12 frozen configurations of 3 × 3 cells, whose nine
 images are averaged. Rivals image a box of 2 × 2 cells whole and average its four cells, with 1, 2, 3 … configurations:
 ferrojax with FastThermal, abTEM with PRISM without interpolation (cheaper than its multislice at this number of

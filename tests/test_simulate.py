@@ -18,6 +18,7 @@ from ferrojax.detection import (
     Scan,
     SegmentedDetector,
     plan_simulation,
+    reading,
     simulate,
 )
 from ferrojax.detection import plan as planning
@@ -156,7 +157,9 @@ def test_offset_grids_of_a_cell_average_to_a_larger_box(atoms):
         np.testing.assert_allclose(mean, whole[name], rtol=1e-4)
 
 
-def test_a_window_in_a_vacuum_has_its_beam_in_the_centre(field_of_cells):
+@pytest.mark.parametrize("finest", [reading.FINEST, 1])
+def test_a_window_in_a_vacuum_has_its_beam_in_the_centre(field_of_cells, monkeypatch, finest):
+    monkeypatch.setattr(reading, "FINEST", finest)
     empty = eqx.tree_at(lambda a: a.occupancy, field_of_cells, jnp.zeros_like(field_of_cells.occupancy))
     scan = Scan.grid((3.0, 3.0), (5.0, 5.0), (2, 2))
     detectors = {"com": CentreOfMass(40)}

@@ -169,17 +169,18 @@ def _windowed(detector: Detector, grid: Grid, probe: Probe) -> Response:
     centroid of the incident beam, which an offset grid puts a little off zero.
     """
     response = detector.response(grid, probe.wavelength)
-    parts = next((n for n in (5, 3) if max(grid.shape) * n <= FINEST), 1)
-    if not isinstance(response, WeightedSum) or parts == 1:
+    if not isinstance(response, WeightedSum):
         return response
-    rows, cols = grid.shape
-    y, x = grid.offset
-    fine = detector.response(
-        Grid((rows * parts, cols * parts), grid.sampling, (parts * y, parts * x)), probe.wavelength
-    )
-    assert isinstance(fine, WeightedSum)
-    weights = jnp.roll(fine.weights, (parts // 2, parts // 2), (-2, -1))
-    weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
+    weights = response.weights
+    parts = next((n for n in (5, 3) if max(grid.shape) * n <= FINEST), 1)
+    if parts > 1:
+        rows, cols = grid.shape
+        y, x = grid.offset
+        finer = Grid((rows * parts, cols * parts), grid.sampling, (parts * y, parts * x))
+        fine = detector.response(finer, probe.wavelength)
+        assert isinstance(fine, WeightedSum)
+        weights = jnp.roll(fine.weights, (parts // 2, parts // 2), (-2, -1))
+        weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
     if not probe.edge:
         pixel = probe.wavelength * 1e3 / min(grid.extent)
         near = np.abs(grid.k * probe.wavelength * 1e3 - float(probe.semiangle)) < pixel

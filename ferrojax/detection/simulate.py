@@ -69,8 +69,8 @@ def simulate(
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
     (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
     a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of specimen that every probe sees around it
-    ("auto": chosen for an error of about 0.5 %; None: the whole periodic box, which is also taken where positions, scan
-    or semi-angle are traced, or defocus under "auto").
+    ("auto": chosen for an error of about 0.5 %, 1.2 % for a ring that starts at the bright disc's edge; None: the whole
+    periodic box, which is also taken where positions, scan or semi-angle are traced, or defocus under "auto").
     route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
     batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
     Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
