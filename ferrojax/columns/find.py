@@ -1,37 +1,26 @@
 """From an image to fitted, indexed and calibrated columns."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import linalg, stats
-from scipy.spatial import KDTree
+from scipy import linalg
 
 from ferrojax.columns import lattice as lat
-from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, SITES, WIDTH, Calibration, Columns
+from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
 from ferrojax.columns.fit import AMPLITUDE, LOG_WIDTH, FitPlan, FittedColumns, fit_columns
-from ferrojax.columns.index import find_peaks, fit_lattice, flatten, grow_lattice, site_seeds
+from ferrojax.columns.index import fit_lattice
+from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.columns.uncertainty import noise_statistics, scan_scatter
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 
-MIN_CELLS = 12
-_MIN_TEMPLATE = 0.5
 _WINDOW = 0.56  # of the nearest distance between columns
 _GUESS = 0.45  # Å, rms radius of a column
 _ONE_IMAGE = "pass one two-dimensional image"
-
-
-class _Seeds(NamedTuple):
-    """Columns to fit: sublattice (n,), lattice index (n, 2) and first position (n, 2) px."""
-
-    site: np.ndarray
-    index: np.ndarray
-    position: np.ndarray
 
 
 def find_columns(image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None) -> Columns:
@@ -68,122 +57,21 @@ def image_data(image: Image) -> np.ndarray:
 
 
 def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif) -> Columns:
-    cells = data.size * sampling.prod() / abs(np.linalg.det(motif.lattice))
-    if cells < MIN_CELLS:
-        raise _too_few(int(cells))
-    px = lat.measure_lattice(data, motif, sampling)
-    lat.check_fit(px, motif, sampling)
-    scale = float(np.sqrt(np.linalg.det(px)))
-    flat = flatten(data, scale, float(np.linalg.norm(motif.lattice, axis=1).max()))
-    px, start = _locate(flat, motif, px)
-    gap = _column_gap(motif)
-    peaks, _ = find_peaks(flat, 0.35 * gap * scale)
-    known = grow_lattice(peaks, start, motif.lattice @ px.T, 0.3 * gap * scale)
-    if len(known) < MIN_CELLS:
-        raise _too_few(len(known))
-    known, lattice_px = _canonical(known)
-    seeds = _all_seeds(known, motif, lattice_px, data.shape, 1.5 * gap * scale)
-    seeds = _snapped(seeds, peaks, 0.25 * gap * scale)
-    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap * scale)), radius=_WINDOW * gap * scale)
-    fitted = fit_columns(data, seeds.position, seeds.site, plan, _GUESS * scale)
-    seen = _inside(seeds.position, data.shape)
-    fitted, seeds = jax.tree.map(lambda a: a[seen], (fitted, seeds))
-    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap * scale)
+    seeds = seed_columns(data, sampling, motif)
+    gap = seeds.gap * seeds.scale
+    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
+    fitted = fit_columns(data, seeds.position, seeds.site, plan, _GUESS * seeds.scale)
+    seen = inside(seeds.position, data.shape)
+    fitted, seeds = jax.tree.map(lambda a: a[seen], fitted), seeds[seen]
+    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
     good_a = (seeds.site == 0) & (rejection == ACCEPTED)
     if good_a.sum() < MIN_CELLS:
-        raise _too_few(int(good_a.sum()))
+        raise too_few(int(good_a.sum()))
     position = np.asarray(fitted.parameters[:, :2], float)
     calibration = calibrate(position[good_a], seeds.index[good_a], motif, sampling)
     columns = _assemble(fitted, seeds, rejection, np.asarray(calibration.affine, float), calibration)
     _check_contrast(columns, motif)
     return columns
-
-
-def _too_few(count: int) -> InputError:
-    return InputError(
-        "image",
-        f"{count} cells",
-        "has too few columns on the lattice",
-        f"give an image of at least {MIN_CELLS} complete cells, and check its pixel size",
-    )
-
-
-def _column_gap(motif: Motif) -> float:
-    """Å, the nearest distance between two columns that are fitted (A and B)."""
-    fitted = motif.offset[[i for i, name in enumerate(motif.label) if name != "O"]]
-    cells = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
-    distance = np.linalg.norm(fitted[:, None, None] - fitted[None, :, None] - cells, axis=-1)
-    return float(distance[distance > 1e-3].min())
-
-
-def _locate(flat: np.ndarray, motif: Motif, px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The map or its half turn, whichever fits the picture better, and where an A column is (px)."""
-    found = []
-    for turned in (px, -px):
-        match = lat.template_score(flat, motif, turned)
-        row, col = np.unravel_index(np.argmax(match), match.shape)
-        found.append((float(match[row, col]), turned, np.array([col, row], float)))
-        if _has_inversion(motif):
-            break
-    value, px, start = max(found[::-1], key=lambda f: f[0])
-    if value == lat.NO_ROOM:
-        raise _too_few(int(flat.size * np.linalg.det(np.linalg.inv(px)) / abs(np.linalg.det(motif.lattice))))
-    if value < _MIN_TEMPLATE or stats.skew(flat.ravel()) < -0.3:
-        raise InputError(
-            "image",
-            f"likeness {value:.2f} of 1",
-            "does not look like the crystal along this zone axis (bright columns on a dark ground expected)",
-            "check crystal and zone axis; invert a bright-field image",
-        )
-    a_column = motif.offset[motif.label.index("A")]
-    return px, start + px @ a_column
-
-
-def _has_inversion(motif: Motif) -> bool:
-    """Whether a half turn about column 0 leaves the motif as it is."""
-    for i, here in enumerate(motif.position):
-        gap = 2 * motif.position[0] - here - motif.position
-        near = np.linalg.norm((gap - np.round(gap)) @ motif.lattice, axis=1) < 0.3
-        if not any(near[j] and motif.label[j] == motif.label[i] for j in range(len(near))):
-            return False
-    return True
-
-
-def _canonical(known: dict) -> tuple[dict, np.ndarray]:
-    """Cells counted from the smallest index, and the measured lattice rows (px)."""
-    index = np.array(list(known))
-    low = index.min(0)
-    _, lattice_px, _ = fit_lattice(index, np.array(list(known.values())))
-    return {(i - int(low[0]), j - int(low[1])): p for (i, j), p in known.items()}, lattice_px
-
-
-def _all_seeds(known: dict, motif: Motif, lattice_px: np.ndarray, shape: tuple[int, ...], margin: float) -> _Seeds:
-    """The A columns that were indexed, where the B columns should be, and what lies a margin (px) outside."""
-    index, position = np.array(list(known)), np.array(list(known.values()))
-    parts = [(SITES.index("A"), index, position)]
-    outer = np.array([[-margin, -margin], np.array(shape[::-1]) - 1 + margin])
-    for label in "AB":
-        for column in motif.sites(label)[: None if label == "B" else 1]:
-            index, position = site_seeds(known, motif, column, lattice_px, outer)
-            new = np.ones(len(index), bool)
-            if label == "A":
-                new = ~_inside(position, shape) & np.array([(i, j) not in known for i, j in index], bool)
-            parts.append((SITES.index(label), index[new], position[new]))
-    return _Seeds(
-        np.concatenate([np.full(len(index), site) for site, index, _ in parts]),
-        np.concatenate([index for _, index, _ in parts]),
-        np.concatenate([position for _, _, position in parts]),
-    )
-
-
-def _inside(position: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.all((position >= 0) & (position <= np.array(shape[::-1]) - 1), axis=1)
-
-
-def _snapped(seeds: _Seeds, peaks: np.ndarray, reach: float) -> _Seeds:
-    """Start from the intensity maximum near the expected place, where there is one."""
-    miss, near = KDTree(peaks).query(seeds.position)
-    return seeds._replace(position=np.where((miss < reach)[:, None], peaks[near], seeds.position))
 
 
 def calibrate(position: np.ndarray, index: np.ndarray, motif: Motif, sampling: np.ndarray) -> Calibration:
@@ -215,9 +103,9 @@ def calibrate(position: np.ndarray, index: np.ndarray, motif: Motif, sampling: n
     return Calibration(**{k: jnp.asarray(v, jnp.result_type(float)) for k, v in {**arrays, **figures}.items()})
 
 
-def _rejections(fit: FittedColumns, seeds: _Seeds, shape, reach: float) -> np.ndarray:
+def _rejections(fit: FittedColumns, seeds: Seeds, shape, reach: float) -> np.ndarray:
     """(n,) index into REJECTIONS."""
-    site = seeds.site
+    site = np.maximum(seeds.site, 0)
     p = np.asarray(fit.parameters, float)
     weight = np.asarray(fit.weight)
     residual = _relative_residual(fit)
@@ -233,7 +121,7 @@ def _rejections(fit: FittedColumns, seeds: _Seeds, shape, reach: float) -> np.nd
     rejection[np.linalg.norm(p[:, :2] - seeds.position, axis=1) > reach] = MOVED
     area = weight.sum((1, 2))
     rejection[area < 0.9 * np.median(area)] = EDGE
-    rejection[~_inside(p[:, :2], shape)] = EDGE
+    rejection[~inside(p[:, :2], shape)] = EDGE
     return rejection
 
 
@@ -245,7 +133,7 @@ def _relative_residual(fit: FittedColumns) -> np.ndarray:
 
 
 def _assemble(
-    fit: FittedColumns, seeds: _Seeds, rejection, affine: np.ndarray, calibration: Calibration | None
+    fit: FittedColumns, seeds: Seeds, rejection, affine: np.ndarray, calibration: Calibration | None
 ) -> Columns:
     """Columns in Å; affine: (2, 2) Å per px."""
     site, index = seeds.site, seeds.index
@@ -294,17 +182,10 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
 
 
 def _unlabelled(data: np.ndarray, sampling: np.ndarray) -> Columns:
-    lat.Reflections(data).require()
-    scale = 1 / float(np.sqrt(sampling.prod()))
-    flat = flatten(data, scale, 4.0)
-    peaks, height = find_peaks(flat, 0.6 * scale)
-    keep = height > 0.12 * np.percentile(height, 95) if len(height) else np.zeros(0, bool)
-    if keep.sum() < MIN_CELLS:
-        raise _too_few(int(keep.sum()))
-    seed = peaks[keep]
-    gap = float(np.median(KDTree(seed).query(seed, k=2)[0][:, 1]))
+    seeds = seed_positions(data, sampling)
+    gap = seeds.gap * seeds.scale
     plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
-    seeds = _Seeds(np.zeros(len(seed), int), np.zeros((len(seed), 2), int), seed)
-    fitted = fit_columns(data, seed, seeds.site, plan, min(_GUESS * scale, gap / 3))
+    group = np.zeros(len(seeds.site), int)
+    fitted = fit_columns(data, seeds.position, group, plan, min(_GUESS * seeds.scale, gap / 3))
     rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
-    return _assemble(fitted, seeds._replace(site=seeds.site - 1), rejection, np.diag(sampling[::-1]), None)
+    return _assemble(fitted, seeds, rejection, np.diag(sampling[::-1]), None)
