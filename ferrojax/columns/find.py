@@ -2,32 +2,32 @@
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
-from ferrojax.columns import lattice as lat
-from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
-from ferrojax.columns.fit import AMPLITUDE, LOG_WIDTH, FitPlan, FittedColumns, fit_columns
-from ferrojax.columns.index import fit_lattice
-from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
-from ferrojax.columns.uncertainty import noise_statistics, scan_scatter
+from ferrojax.columns.assemble import assemble, rejections
+from ferrojax.columns.calibration import calibrate
+from ferrojax.columns.columns import ACCEPTED, Columns
+from ferrojax.columns.fit import FitSettings, fit_columns
+from ferrojax.columns.noise import Noise
+from ferrojax.columns.seeds import MIN_CELLS, inside, seed_columns, seed_positions, too_few
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 
-_WINDOW = 0.56  # of the nearest distance between columns
-_GUESS = 0.45  # Å, rms radius of a column
+_KNOTS = 3.0
+"""Periods of the lattice between the knots of the background."""
 _ONE_IMAGE = "pass one two-dimensional image"
 
 
-def find_columns(image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None) -> Columns:
-    """Find and fit the atomic columns of an ADF or HAADF image (bright columns on a dark ground).
+def find_columns(
+    image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None, *, noise: Noise | None = None
+) -> Columns:
+    """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
 
-    With a crystal (zone defaults to (0, 0, 1)) the A and B columns are labelled, indexed and calibrated on
-    the lattice; without one every bright column is fitted and positions are in recorded Å.
+    With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
+    one every bright column is fitted and positions are in recorded Å.
+    noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
     Errors: InputError where the image shows no lattice, the zone axis or the pixel size does not fit, or
     fewer than 12 cells are complete.
     """
@@ -36,9 +36,9 @@ def find_columns(image: Image, crystal: Crystal | None = None, zone: Sequence[in
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling)
+        return _unlabelled(data, sampling, noise)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, motif)
+    return _labelled(data, sampling, motif, noise)
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -56,109 +56,20 @@ def image_data(image: Image) -> np.ndarray:
     return data
 
 
-def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif) -> Columns:
+def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, noise: Noise | None) -> Columns:
     seeds = seed_columns(data, sampling, motif)
-    gap = seeds.gap * seeds.scale
-    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
-    fitted = fit_columns(data, seeds.position, seeds.site, plan, _GUESS * seeds.scale)
+    period = float(np.linalg.norm(motif.lattice, axis=1).max()) * seeds.scale
+    fitted = fit_columns(data, seeds.position, seeds.site, FitSettings(_KNOTS * period, noise=noise))
     seen = inside(seeds.position, data.shape)
-    fitted, seeds = jax.tree.map(lambda a: a[seen], fitted), seeds[seen]
-    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
+    fitted, seeds = fitted.chosen(seen), seeds[seen]
+    rejection = rejections(fitted, seeds, data)
     good_a = (seeds.site == 0) & (rejection == ACCEPTED)
     if good_a.sum() < MIN_CELLS:
         raise too_few(int(good_a.sum()))
-    position = np.asarray(fitted.parameters[:, :2], float)
-    calibration = calibrate(position[good_a], seeds.index[good_a], motif, sampling)
-    columns = _assemble(fitted, seeds, rejection, np.asarray(calibration.affine, float), calibration)
+    calibration = calibrate(fitted.position[good_a], seeds.index[good_a], motif, sampling)
+    columns = assemble(data, fitted, seeds, rejection, calibration)
     _check_contrast(columns, motif)
     return columns
-
-
-def calibrate(position: np.ndarray, index: np.ndarray, motif: Motif, sampling: np.ndarray) -> Calibration:
-    """Affine step and its figures from A columns (n, 2) px at lattice indices (n, 2)."""
-    origin, lattice_px, residual = fit_lattice(index, position)
-    to_crystal = motif.lattice.T @ np.linalg.inv(lattice_px.T)
-    inverse_rotation, affine = linalg.polar(to_crystal)
-    lat.check_fit(np.linalg.inv(to_crystal), motif, sampling)
-    relative = np.diag(sampling[::-1]) @ np.linalg.inv(affine)  # recorded Å per true Å
-    angle = np.arctan2(inverse_rotation[0, 1], inverse_rotation[0, 0])
-    distance = residual @ affine
-    typical = np.median(np.linalg.norm(distance, axis=1))
-    kept = distance[np.linalg.norm(distance, axis=1) < max(4 * typical, 1e-9)]
-    along = np.linalg.norm(relative, axis=0)
-    figures = {
-        "sampling_error": 100 * (np.sqrt(np.linalg.det(relative)) - 1),
-        "anisotropy": 100 * (along[0] / along[1] - 1),
-        "shear": 90 - np.degrees(np.arccos((relative[:, 0] @ relative[:, 1]) / along.prod())),
-        "rotation_deg": -np.degrees(angle),
-        "rms_pm": 100 * np.sqrt((kept**2).mean()),
-    }
-    arrays = {
-        "affine": affine,
-        "rotation": inverse_rotation.T,
-        "lattice_px": lattice_px,
-        "origin_px": origin,
-        "recorded_sampling": sampling,
-    }
-    return Calibration(**{k: jnp.asarray(v, jnp.result_type(float)) for k, v in {**arrays, **figures}.items()})
-
-
-def _rejections(fit: FittedColumns, seeds: Seeds, shape, reach: float) -> np.ndarray:
-    """(n,) index into REJECTIONS."""
-    site = np.maximum(seeds.site, 0)
-    p = np.asarray(fit.parameters, float)
-    weight = np.asarray(fit.weight)
-    residual = _relative_residual(fit)
-    rejection = np.full(len(p), ACCEPTED)
-    for s in range(site.max() + 1):
-        mine = site == s
-        if not mine.any():
-            continue
-        amplitude, width = np.median(p[mine, AMPLITUDE]), np.median(p[mine, LOG_WIDTH])
-        rejection[mine & (residual > 5 * np.median(residual[mine]) + 0.02)] = POOR
-        rejection[mine & (np.abs(p[:, LOG_WIDTH] - width) > np.log(1.6))] = WIDTH
-        rejection[mine & (p[:, AMPLITUDE] < 0.15 * amplitude)] = FAINT
-    rejection[np.linalg.norm(p[:, :2] - seeds.position, axis=1) > reach] = MOVED
-    area = weight.sum((1, 2))
-    rejection[area < 0.9 * np.median(area)] = EDGE
-    rejection[~inside(p[:, :2], shape)] = EDGE
-    return rejection
-
-
-def _relative_residual(fit: FittedColumns) -> np.ndarray:
-    weight = np.asarray(fit.weight, float)
-    square = (weight * np.asarray(fit.residual, float) ** 2).sum((1, 2))
-    rms = np.sqrt(square / np.maximum(weight.sum((1, 2)), 1e-9))
-    return rms / np.maximum(np.abs(np.asarray(fit.parameters[:, AMPLITUDE], float)), 1e-12)
-
-
-def _assemble(
-    fit: FittedColumns, seeds: Seeds, rejection, affine: np.ndarray, calibration: Calibration | None
-) -> Columns:
-    """Columns in Å; affine: (2, 2) Å per px."""
-    site, index = seeds.site, seeds.index
-    position = np.asarray(fit.parameters[:, :2], float)
-    variance, area = noise_statistics(fit, np.maximum(site, 0), rejection == ACCEPTED)
-    covariance = affine @ (np.asarray(fit.covariance, float) * (variance * area)[:, None, None]) @ affine.T
-    good_a = (site == 0) & (rejection == ACCEPTED)
-    if good_a.any():
-        scatter = scan_scatter(position[good_a] @ affine.T, covariance[good_a], index[good_a])
-        covariance = covariance + np.diag(scatter)
-    p = np.asarray(fit.parameters, float)
-    width = np.exp(p[:, LOG_WIDTH])
-    kind = jnp.result_type(float)
-    return Columns(
-        position=jnp.asarray(position @ affine.T, kind),
-        position_px=jnp.asarray(position, kind),
-        covariance=jnp.asarray(covariance, kind),
-        intensity=jnp.asarray(2 * np.pi * p[:, AMPLITUDE] * width**2, kind),
-        width=jnp.asarray(width * np.sqrt(np.linalg.det(affine)), kind),
-        residual=jnp.asarray(_relative_residual(fit), kind),
-        site=jnp.asarray(site),
-        lattice_index=jnp.asarray(index),
-        rejection=jnp.asarray(rejection),
-        calibration=calibration,
-    )
 
 
 def _check_contrast(columns: Columns, motif: Motif) -> None:
@@ -181,11 +92,8 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
         )
 
 
-def _unlabelled(data: np.ndarray, sampling: np.ndarray) -> Columns:
+def _unlabelled(data: np.ndarray, sampling: np.ndarray, noise: Noise | None) -> Columns:
     seeds = seed_positions(data, sampling)
-    gap = seeds.gap * seeds.scale
-    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
-    group = np.zeros(len(seeds.site), int)
-    fitted = fit_columns(data, seeds.position, group, plan, min(_GUESS * seeds.scale, gap / 3))
-    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
-    return _assemble(fitted, seeds, rejection, np.diag(sampling[::-1]), None)
+    settings = FitSettings(_KNOTS * 2 * seeds.gap * seeds.scale, spread=0.2, noise=noise)
+    fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings)
+    return assemble(data, fitted, seeds, rejections(fitted, seeds, data), None)

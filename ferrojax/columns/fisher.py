@@ -15,6 +15,8 @@ from ferrojax.columns.model import ImageModel, Parameters, curvature, window_pix
 _BATCH = 512
 _INNER = 30
 _TINY = 1e-12
+GROUND_PRECISION = 1.0
+"""What is known of a background coefficient beforehand, on data of unit range."""
 
 
 class Normal(eqx.Module):
@@ -91,9 +93,9 @@ def gradient(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols
 
 
 def normal_blocks(
-    model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], precision: Float[Array, "n 3"]
+    model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], precision: Float[Array, "n 6"]
 ) -> Normal:
-    """The blocks at p. weight: inverse variance of every pixel. precision: what is known of the shapes beforehand.
+    """The blocks at p. weight: inverse variance of every pixel. precision: what is known of the columns beforehand.
 
     Sums over pixels are taken over squares of stride × stride of them: the integrands are smooth, so little is lost.
     """
@@ -118,7 +120,7 @@ def normal_blocks(
         return (a * w[i].ravel()) @ b.T
 
     pairs = lax.map(pair, model.edge, batch_size=_BATCH)
-    own = own.at[:, jnp.arange(3, 6), jnp.arange(3, 6)].add(precision * model.free[:, None])
+    own = own.at[:, jnp.arange(6), jnp.arange(6)].add(precision * model.free[:, None])
     diagonal = jnp.diagonal(own, axis1=1, axis2=2)
     scale = jnp.where(diagonal > _TINY * diagonal.max(0), jnp.sqrt(diagonal), jnp.inf)  # inf: not to be moved
     own = own / scale[:, :, None] / scale[:, None, :]
@@ -126,6 +128,7 @@ def normal_blocks(
     i, j = model.edge.T
     pairs = pairs / scale[i][:, :, None] / scale[j][:, None, :]
     ground = _ground_block(model, weight)
+    ground = ground + GROUND_PRECISION * jnp.eye(len(ground))
     ground_diagonal = jnp.diagonal(ground)
     ground_scale = jnp.sqrt(ground_diagonal + 1e-6 * ground_diagonal.max() + _TINY)
     ground = ground / ground_scale[:, None] / ground_scale

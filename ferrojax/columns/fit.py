@@ -35,7 +35,8 @@ class FitSettings(NamedTuple):
 
 class FittedColumns(NamedTuple):
     """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under every
-    column, image (rows, cols) the model, noise as given or estimated, seen (rows, cols) pixels that counted."""
+    column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
+    known: the noise was given."""
 
     position: np.ndarray
     amplitude: np.ndarray
@@ -45,6 +46,12 @@ class FittedColumns(NamedTuple):
     image: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
+    known: bool
+
+    def chosen(self, rows: np.ndarray) -> "FittedColumns":
+        """The chosen columns (rows: integers or a mask)."""
+        names = ("position", "amplitude", "shape", "covariance", "background")
+        return self._replace(**{name: getattr(self, name)[rows] for name in names})
 
     @property
     def width(self) -> np.ndarray:
@@ -74,7 +81,7 @@ def fit_columns(
     shapes = ShapePrior(group, np.asarray(model.free), settings.spread)
     held = _Held(np.asarray(model.free), group, settings.tie)
     fit = maximum_likelihood(model, unit, first, shapes=shapes, noise=noise, mask=mask, tie=held, rounds=settings.rounds)
-    return _in_units(model, fit, len(start), level, scale)
+    return _in_units(model, fit, len(start), level, scale, noise is not None)
 
 
 class _Held(NamedTuple):
@@ -117,7 +124,7 @@ def _plan(data, start, group, inside, width: float, settings: FitSettings):
     return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group
 
 
-def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float) -> FittedColumns:
+def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:
     p = fit.parameters
     position = np.asarray(p.position, float)[:n]
     ground = np.asarray(model.ground(p.ground), float)
@@ -131,6 +138,7 @@ def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float) -
         image=np.asarray(fit.image, float) * scale + level,
         variance=np.asarray(fit.noise.variance(fit.image), float) * scale**2,
         seen=np.asarray(fit.seen) > 0,
+        known=known,
     )
 
 

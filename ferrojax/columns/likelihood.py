@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ferrojax.columns.fisher import gradient, normal_blocks, position_covariance, solve
+from ferrojax.columns.fisher import GROUND_PRECISION, gradient, normal_blocks, position_covariance, solve
 from ferrojax.columns.model import ImageModel, Parameters
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
 
@@ -20,7 +20,11 @@ _FIRST = ((1e-2, 3e-2), (0.3, 1e-3))
 """Spread of the shapes and damping of the first rounds."""
 _DAMPING = 1e-5
 _STEPS = 3
-_MOVE = 0.5  # widths that a column may move in one step
+_MOVE = 0.5
+"""Widths that a column may move in one step."""
+_LOOSE = 2.0
+"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): it matters only to a
+column that the pixels hardly show."""
 
 
 class Fit(NamedTuple):
@@ -69,8 +73,7 @@ def maximum_likelihood(
     p = start
 
     def climb(p, spread, damping, steps):
-        precision = jnp.asarray([spread**-2, *[(spread / 3) ** -2] * 2], data.dtype)
-        prior = (jnp.asarray(_typical(p, shapes)), precision)
+        prior = _prior(p, start, shapes, spread)
         return _climb(model, data, seen, p, noise, prior, (jnp.asarray(damping, data.dtype), jnp.asarray(steps)))
 
     for spread, damping in (*_FIRST, *[(shapes.spread, _DAMPING)] * (rounds - len(_FIRST))):
@@ -83,15 +86,17 @@ def maximum_likelihood(
     return Fit(p, image, covariance, noise, seen)
 
 
-def _typical(p: Parameters, shapes: ShapePrior) -> np.ndarray:
-    """(n, 3) median shape of the trusted columns of a column's group."""
-    shape = np.asarray(p.shape)
-    found = shape.copy()
+def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
+    """Mean and precision (n, 6) of what is known of the columns beforehand."""
+    mean = np.column_stack([start.position, p.amplitude, p.shape]).astype(float)
+    loose = np.ones((len(mean), 3))
     for g in np.unique(shapes.group):
         mine = shapes.group == g
         if (mine & shapes.trusted).any():
-            found[mine] = np.median(shape[mine & shapes.trusted], 0)
-    return found
+            mean[mine, 2:] = np.median(mean[mine & shapes.trusted, 2:], 0)
+            loose[mine] = _LOOSE * np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
+    sd = np.column_stack([loose, np.broadcast_to([spread, spread / 3, spread / 3], (len(mean), 3))])
+    return jnp.asarray(mean, start.position.dtype), jnp.asarray(sd**-2.0, start.position.dtype)
 
 
 @eqx.filter_jit
@@ -99,24 +104,39 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
     """`steps` steps with one Fisher matrix, the image and, after no step at all, the covariance: one program for both,
     because compiling it takes longer than most images."""
     (mean, precision), (damping, steps) = prior, plan
-    precision = jnp.broadcast_to(precision, p.shape.shape)
     image = model(p)
-    normal = normal_blocks(model, p, seen / noise.variance(image), precision)
+    weight = seen / noise.variance(image)
+    normal = normal_blocks(model, p, weight, precision)
+
+    def off(p):
+        return (jnp.column_stack([p.position, p.amplitude, p.shape]) - mean) * model.free[:, None]
+
+    def cost(p, image):
+        prior = (precision * off(p) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
+        return (weight * (data - image) ** 2).sum() + prior
 
     def step(_, state):
-        p, image = state
+        p, image, damping, best = state
         columns, ground = gradient(model, p, seen * (data - image) / noise.variance(image))
-        columns = columns.at[:, 3:].add(-precision * (p.shape - mean) * model.free[:, None])
-        change, ground = solve(normal, columns, ground, damping)
-        limit = _MOVE * jnp.exp(p.shape[:, :1])
-        p = Parameters(
-            p.position + jnp.clip(change[:, :2], -limit, limit),
-            p.amplitude + change[:, 2],
-            p.shape + jnp.clip(change[:, 3:], -0.2, 0.2),
-            p.ground + ground,
-        )
-        return p, model(p)
+        columns, ground = columns - precision * off(p), ground - GROUND_PRECISION * p.ground
+        trial = _moved(p, *solve(normal, columns, ground, damping), mean)
+        picture = model(trial)
+        value = cost(trial, picture)
+        # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
+        better = value < 1.001 * best
+        p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
+        return p, image, jnp.where(better, damping, 30 * damping + 1e-3), jnp.where(better, value, best)
 
     none = jnp.zeros((len(p.position), 2, 2), data.dtype)
     covariance = jax.lax.cond(steps == 0, position_covariance, lambda _: none, normal)
-    return *jax.lax.fori_loop(0, steps, step, (p, image)), covariance
+    p, image, _, _ = jax.lax.fori_loop(0, steps, step, (p, image, damping, cost(p, image)))
+    return p, image, covariance
+
+
+def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:
+    """The step, with columns kept from jumping."""
+    limit = jnp.column_stack([*[_MOVE * jnp.exp(p.shape[:, 0])] * 2, jnp.abs(mean[:, 2]) + 1e-3, *[jnp.full(len(mean), 0.2)] * 3])
+    columns = jnp.clip(columns, -limit, limit)
+    return Parameters(
+        p.position + columns[:, :2], p.amplitude + columns[:, 2], p.shape + columns[:, 3:], p.ground + ground
+    )
