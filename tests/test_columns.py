@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from ferrojax.columns import SITES, find_columns
-from ferrojax.columns.fit import _sweep, gaussian_column
+
 from ferrojax.columns.uncertainty import scan_scatter
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import projected_motif

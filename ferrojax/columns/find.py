@@ -9,25 +9,29 @@ from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, Columns
 from ferrojax.columns.fit import FitSettings, fit_columns
 from ferrojax.columns.noise import Noise
-from ferrojax.columns.seeds import MIN_CELLS, inside, seed_columns, seed_positions, too_few
+from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 
+CORE = 0.5
 _KNOTS = 3.0
 """Periods of the lattice between the knots of the background."""
+_Options = tuple[Noise | None, float | None]
 _ONE_IMAGE = "pass one two-dimensional image"
 
 
 def find_columns(
-    image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None, *, noise: Noise | None = None
+    image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None, *, noise: Noise | None = None, core: float | None = CORE
 ) -> Columns:
     """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
 
     With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
     one every bright column is fitted and positions are in recorded Å.
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
+    core: pixels farther from every column than this share of the nearest distance between columns do not count (None: all
+    do): there a real image shows tails and faint columns that no model draws, and they bias positions.
     Errors: InputError where the image shows no lattice, the zone axis or the pixel size does not fit, or
     fewer than 12 cells are complete.
     """
@@ -36,9 +40,9 @@ def find_columns(
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling, noise)
+        return _unlabelled(data, sampling, (noise, core))
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, motif, noise)
+    return _labelled(data, sampling, motif, (noise, core))
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -56,10 +60,15 @@ def image_data(image: Image) -> np.ndarray:
     return data
 
 
-def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, noise: Noise | None) -> Columns:
+def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
+    noise, core = options
+    return FitSettings(knots, noise=noise, core=None if core is None else core * seeds.gap * seeds.scale)
+
+
+def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, options: _Options) -> Columns:
     seeds = seed_columns(data, sampling, motif)
     period = float(np.linalg.norm(motif.lattice, axis=1).max()) * seeds.scale
-    fitted = fit_columns(data, seeds.position, seeds.site, FitSettings(_KNOTS * period, noise=noise))
+    fitted = fit_columns(data, seeds.position, seeds.site, _settings(_KNOTS * period, seeds, options))
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(seen), seeds[seen]
     rejection = rejections(fitted, seeds, data)
@@ -92,8 +101,8 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
         )
 
 
-def _unlabelled(data: np.ndarray, sampling: np.ndarray, noise: Noise | None) -> Columns:
+def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> Columns:
     seeds = seed_positions(data, sampling)
-    settings = FitSettings(_KNOTS * 2 * seeds.gap * seeds.scale, spread=0.2, noise=noise)
+    settings = _settings(_KNOTS * 2 * seeds.gap * seeds.scale, seeds, options)._replace(spread=0.2)
     fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings)
     return assemble(data, fitted, seeds, rejections(fitted, seeds, data), None)

@@ -14,19 +14,24 @@ from ferrojax.columns.noise import Noise
 
 _COUNT = 256
 """Columns and overlaps come in multiples, so that few programs are compiled."""
-_DATA_SPREAD = 0.1
+_REACHING = 3.5
+"""Widths outside the image within which a column is fitted too, if not freely."""
+_LEAST_CORE = 2.0
+"""Widths that count round a column in any case."""
 
 
 class FitSettings(NamedTuple):
     """How columns are fitted.
 
     knots: px between the knots of the background. spread: of the columns' widths round their group's (log), a third of
-    it for ellipticities. noise: None estimates it. reach: of a column's window, in widths. rounds: of three steps.
+    it for ellipticities. core: px; pixels farther from every column do not count (None: all do), because there a real
+    image has what the model does not draw: wide tails and faint columns. noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
     tie: sets held columns from the fitted ones between rounds.
     """
 
     knots: float
-    spread: float = _DATA_SPREAD
+    spread: float = 0.1
+    core: float | None = None
     noise: Noise | None = None
     reach: float = 4.5
     rounds: int = 3
@@ -69,25 +74,30 @@ def fit_columns(
     """Fit every column of an image, neighbours and background included.
 
     start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
-    Columns that start outside the image are held where they are, with the looks of their group: their tails reach in.
+    Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their group,
+    those farther off are only drawn.
     """
     inside = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
     width = guess_width(data, start[inside], group[inside])
-    model, first, group = _plan(data, start, group, inside, width, settings)
+    model, first, group, inside = _plan(data, start, group, inside, width, settings)
     level, scale = float(np.median(data)), float(np.ptp(np.percentile(data, (1, 99.5)))) or 1.0
     real = jnp.result_type(float)
     unit = jnp.asarray((data - level) / scale, real)
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
-    shapes = ShapePrior(group, np.asarray(model.free), settings.spread)
-    held = _Held(np.asarray(model.free), group, settings.tie)
-    fit = maximum_likelihood(model, unit, first, shapes=shapes, noise=noise, mask=mask, tie=held, rounds=settings.rounds)
+    shapes = ShapePrior(group, inside, settings.spread)
+    held = _Held(np.asarray(model.free), inside, group, settings.tie)
+    core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
+    fit = maximum_likelihood(
+        model, unit, first, shapes=shapes, noise=noise, mask=mask, core=core, tie=held, rounds=settings.rounds
+    )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
 
 
 class _Held(NamedTuple):
-    """Sets the looks of the columns outside the image to their group's, between rounds."""
+    """Sets the looks of the columns that are only drawn to their group's, between rounds."""
 
     free: np.ndarray
+    inside: np.ndarray
     group: np.ndarray
     tie: Callable[[Parameters], Parameters] | None
 
@@ -95,9 +105,9 @@ class _Held(NamedTuple):
         amplitude, shape = np.array(p.amplitude), np.array(p.shape)
         for g in np.unique(self.group[self.group >= 0]):
             mine = self.group == g
-            if (mine & self.free).any():
-                amplitude[mine & ~self.free] = np.median(amplitude[mine & self.free])
-                shape[mine & ~self.free] = np.median(shape[mine & self.free], 0)
+            if (mine & self.inside).any():
+                amplitude[mine & ~self.free] = np.median(amplitude[mine & self.inside])
+                shape[mine & ~self.free] = np.median(shape[mine & self.inside], 0)
         new = (jnp.asarray(amplitude, p.amplitude.dtype), jnp.asarray(shape, p.shape.dtype))
         p = eqx.tree_at(lambda q: (q.amplitude, q.shape), p, new)
         return p if self.tie is None else self.tie(p)
@@ -108,7 +118,9 @@ def _plan(data, start, group, inside, width: float, settings: FitSettings):
     n = len(start)
     fill = -(n + 1) % _COUNT + 1
     position = np.concatenate([start, np.full((fill, 2), -100.0 * width)])
-    free = np.concatenate([inside, np.zeros(fill, bool)])
+    outside = np.maximum(-position, position - (np.array(data.shape[::-1]) - 1)).max(1)
+    free = outside < _REACHING * width
+    inside = np.concatenate([inside, np.zeros(fill, bool)])
     group = np.concatenate([group, np.full(fill, -1)])
     model = plan_model(position, data.shape, width=width, reach=settings.reach, knots=settings.knots, free=free)
     edge = np.asarray(model.edge)
@@ -121,7 +133,7 @@ def _plan(data, start, group, inside, width: float, settings: FitSettings):
     shape[:, 0] = np.log(width)
     amplitude = np.where(group >= 0, 0.5, 0.0)
     ground = np.zeros((model.rows.shape[1], model.cols.shape[1]))
-    return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group
+    return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group, inside
 
 
 def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:

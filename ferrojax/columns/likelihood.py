@@ -16,15 +16,19 @@ from ferrojax.columns.fisher import GROUND_PRECISION, gradient, normal_blocks, p
 from ferrojax.columns.model import ImageModel, Parameters
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
 
-_FIRST = ((1e-2, 3e-2), (0.3, 1e-3))
-"""Spread of the shapes and damping of the first rounds."""
-_DAMPING = 1e-5
-_STEPS = 3
+_SPREADS = (1e-2, 0.3)
+"""Spread of the shapes in the first rounds."""
+_FAITHFUL = 1e-2
+"""Of the image's range: columns outside the image keep to what is known beforehand as if the noise were at least that,
+because position, width and height of a mere tail cannot be told apart."""
+_DAMPING = (1e-2, 1e-6)
+"""To begin with, and at least."""
+_STEPS = 4
 _MOVE = 0.5
 """Widths that a column may move in one step."""
-_LOOSE = 2.0
-"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): it matters only to a
-column that the pixels hardly show."""
+_LOOSE, _FIRM = 2.0, 0.2
+"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters only
+to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
 
 
 class Fit(NamedTuple):
@@ -41,7 +45,8 @@ class Fit(NamedTuple):
 class ShapePrior(NamedTuple):
     """Columns of one group share their shape up to `spread` (log width; ellipticities a third of it).
 
-    group: (n,) int. trusted: (n,) columns whose median is the group's shape.
+    group: (n,) int. trusted: (n,) columns that the image shows whole enough: their median is the group's shape, and the
+    others are not far from where they start and from their group's looks.
     """
 
     group: Int[np.ndarray, " n"]
@@ -57,33 +62,45 @@ def maximum_likelihood(
     shapes: ShapePrior,
     noise: Noise | None = None,
     mask: Bool[Array, "rows cols"] | None = None,
+    core: float | None = None,
     tie: Callable[[Parameters], Parameters] | None = None,
     rounds: int = 3,
 ) -> Fit:
     """The most likely columns and background.
 
     start: columns within a width or so. noise: None estimates it from the residuals (level and slope). mask: pixels that
-    count. tie: called between the rounds, sets what is not free. rounds: of three steps, 3 or more.
+    count. core: px; pixels farther from every column do not count (None: all do). tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
     """
-    seen = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
+    whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
     known = noise
     if noise is None:
         flat = jnp.zeros((), data.dtype)
         noise = FittedNoise(1e-2 * jnp.var(data) + 1e-30, flat, flat)
     p = start
 
-    def climb(p, spread, damping, steps):
-        prior = _prior(p, start, shapes, spread)
-        return _climb(model, data, seen, p, noise, prior, (jnp.asarray(damping, data.dtype), jnp.asarray(steps)))
+    image = data
+    damping = jnp.asarray(_DAMPING[0], data.dtype)
 
-    for spread, damping in (*_FIRST, *[(shapes.spread, _DAMPING)] * (rounds - len(_FIRST))):
+    def climb(p, spread, steps):
+        mean, precision = _prior(p, start, shapes, spread)
+        outside = _FAITHFUL**2 / float(noise.variance(image).mean())
+        prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
+        seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
+        return seen, *_climb(model, data, seen, p, noise, prior, (damping, jnp.asarray(steps)))
+
+    for spread in (*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS))):
         p = p if tie is None else tie(p)
-        p, image, _ = climb(p, spread, damping, _STEPS)
+        seen, p, image, damping, _ = climb(p, spread, _STEPS)
         if known is None:
             noise = estimate_noise(data - image, image, seen)
     p = p if tie is None else tie(p)
-    p, image, covariance = climb(p, shapes.spread, _DAMPING, 0)
+    seen, p, image, _, covariance = climb(p, shapes.spread, 0)
     return Fit(p, image, covariance, noise, seen)
+
+
+@eqx.filter_jit
+def _near(model: ImageModel, position, radius) -> Array:
+    return model.near(position, radius)
 
 
 def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
@@ -94,13 +111,14 @@ def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) 
         mine = shapes.group == g
         if (mine & shapes.trusted).any():
             mean[mine, 2:] = np.median(mean[mine & shapes.trusted, 2:], 0)
-            loose[mine] = _LOOSE * np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
+            loose[mine] = np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
+    loose *= np.where(shapes.trusted, _LOOSE, _FIRM)[:, None]
     sd = np.column_stack([loose, np.broadcast_to([spread, spread / 3, spread / 3], (len(mean), 3))])
     return jnp.asarray(mean, start.position.dtype), jnp.asarray(sd**-2.0, start.position.dtype)
 
 
 @eqx.filter_jit
-def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple[Parameters, Array, Array]:
+def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple[Parameters, Array, Array, Array]:
     """`steps` steps with one Fisher matrix, the image and, after no step at all, the covariance: one program for both,
     because compiling it takes longer than most images."""
     (mean, precision), (damping, steps) = prior, plan
@@ -125,12 +143,13 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
-        return p, image, jnp.where(better, damping, 30 * damping + 1e-3), jnp.where(better, value, best)
+        damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
+        return p, image, damping, jnp.where(better, value, best)
 
     none = jnp.zeros((len(p.position), 2, 2), data.dtype)
     covariance = jax.lax.cond(steps == 0, position_covariance, lambda _: none, normal)
-    p, image, _, _ = jax.lax.fori_loop(0, steps, step, (p, image, damping, cost(p, image)))
-    return p, image, covariance
+    p, image, damping, _ = jax.lax.fori_loop(0, steps, step, (p, image, damping, cost(p, image)))
+    return p, image, damping, covariance
 
 
 def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:

@@ -76,6 +76,17 @@ class ImageModel(eqx.Module):
         """(n, 2) row and column of the windows in the padded image."""
         return self.corner[:, ::-1] + self.pad
 
+    def near(self, position: Float[Array, "n 2"], radius: Float[Array, ""]) -> Float[Array, "rows cols"]:
+        """1 within `radius` px of a column, 0 beyond, with an edge as soft as a tenth of it: a column that sits between
+        pixels must not gain or lose whole ones."""
+        x, y = window_pixels(self, position.dtype)
+        square = (x - position[:, 0, None])[:, None, :] ** 2 + (y - position[:, 1, None])[:, :, None] ** 2
+        cover = jax.nn.sigmoid((radius - jnp.sqrt(square)) / (0.1 * radius))
+        whole = jnp.zeros(tuple(n + 2 * self.pad for n in self.size), cover.dtype)
+        numbers = lax.ScatterDimensionNumbers((1, 2), (), (0, 1))
+        whole = lax.scatter_max(whole, self._start, cover, numbers, mode=lax.GatherScatterMode.CLIP)
+        return whole[self.pad : self.pad + self.size[0], self.pad : self.pad + self.size[1]]
+
     def __call__(self, p: Parameters) -> Float[Array, "rows cols"]:
         """The image."""
         return self.add(self.columns(p)) + self.ground(p.ground)
@@ -119,13 +130,13 @@ def plan_model(
     width: px, a column's rms. reach: of the windows, in widths; what a Gaussian has beyond it is not drawn (4e-5 of
     its height at 4.5). knots: px between the background's knots (inf: a constant; more where there would be too many).
     """
-    stride = max(1, int(width / 1.1))
+    stride = max(1, int(width / 2))
     window = 2 * int(np.ceil(reach * width)) + 1
     window += -window % stride
     bound = np.array(size[::-1]) + window // 2
     corner = np.clip(np.round(position), -(window // 2), bound).astype(np.int32) - window // 2
     free = np.ones(len(position), bool) if free is None else free
-    pairs = KDTree(position).query_pairs(min(6 * width, 0.9 * window), output_type="ndarray").astype(np.int32)
+    pairs = KDTree(position).query_pairs(min(8 * width, window), output_type="ndarray").astype(np.int32)
     step = max(knots, float(np.sqrt(size[0] * size[1] / MAX_GROUND)))
     (rows, y_step), (cols, x_step) = (_splines(n, step) for n in size)
     count = tuple(min(_met(window, s), m.shape[1]) for s, m in ((x_step, cols), (y_step, rows)))

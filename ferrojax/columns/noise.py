@@ -10,6 +10,10 @@ _FAINTEST = 1e-3
 """Of the brightest expected intensity: a weight 1/variance stays finite where nothing is expected."""
 
 
+_ROUNDING = 30.0
+"""Rounding errors of the range of intensities: the least noise there is."""
+
+
 class PoissonNoise(eqx.Module):
     """Counting: data = offset + gain × counts. gain: intensity a count. offset: intensity of no counts."""
 
@@ -90,7 +94,8 @@ def estimate_noise(
     spread = jnp.maximum(high - low, 1e-12 * jnp.abs(high) + 1e-30)
     z = jnp.clip((expected - low) / spread, 0.0, 1.0)
     square = residual**2
-    typical = (seen * square).sum() / seen.sum()
+    rounding = (_ROUNDING * jnp.finfo(expected.dtype).eps * spread) ** 2
+    typical = jnp.maximum((seen * square).sum() / seen.sum(), rounding)
     # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
     constant, slope = typical, jnp.zeros_like(typical)
     for _ in range(3):
@@ -98,5 +103,5 @@ def estimate_noise(
         s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()])
         v = jnp.stack([(w * square).sum(), (w * z * square).sum()])
         slope = jnp.clip((s[0] * v[1] - s[1] * v[0]) / (s[0] * s[2] - s[1] ** 2 + 1e-30), 0.0, 20 * typical)
-        constant = jnp.maximum((v[0] - slope * s[1]) / s[0], 0.05 * typical + 1e-30)
+        constant = jnp.maximum((v[0] - slope * s[1]) / s[0], 0.05 * typical)
     return FittedNoise(constant, slope / spread, low)
