@@ -34,7 +34,7 @@ class FitSettings(NamedTuple):
     core: float | None = None
     noise: Noise | None = None
     reach: float = 4.5
-    rounds: int = 3
+    rounds: int = 4
     tie: Callable[[Parameters], Parameters] | None = None
 
 

@@ -64,7 +64,7 @@ def maximum_likelihood(
     mask: Bool[Array, "rows cols"] | None = None,
     core: float | None = None,
     tie: Callable[[Parameters], Parameters] | None = None,
-    rounds: int = 3,
+    rounds: int = 4,
 ) -> Fit:
     """The most likely columns and background.
 
