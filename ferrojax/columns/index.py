@@ -135,6 +135,17 @@ def _board_of(cells: Cells, margin: int) -> _Board:
     return board
 
 
+def moved(cells: Cells, position: np.ndarray) -> Cells:
+    """The same cells at better positions (n, 2), region by region with the lattices measured again."""
+    cells = cells._replace(position=position)
+    lattice = cells.lattice.copy()
+    for region in np.unique(cells.region):
+        mine = cells.region == region
+        part = cells.chosen(mine)
+        lattice[mine] = _board_of(part, 2).measure(part.index, part.lattice)
+    return cells._replace(lattice=lattice)
+
+
 def surround(cells: Cells, rings: int) -> Cells:
     """The cells that the outermost ones expect next to them, ring by ring: not seen, so candidate is −1."""
     board = _board_of(cells, rings)

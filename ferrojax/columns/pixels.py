@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from scipy import fft, ndimage
 
 _MANY_EQUAL = 8
+_NO_CONTRAST = 1e-3
+"""Share of the image's spread below which a square has no contrast."""
 _LOCAL = 1.5
 """Periods over which contrast is evened out."""
 
@@ -32,9 +34,9 @@ class Working(NamedTuple):
         return (position - self.shift) / self.step
 
 
-def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: float) -> Working:
-    """Average or interpolate an image to about `target` Å per px; sampling: Å per px."""
-    trusted = ~blank_pixels(data)
+def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: float, gap: float) -> Working:
+    """Average or interpolate an image to about `target` Å per px; sampling: Å per px, gap: Å between columns."""
+    trusted = ~blank_pixels(data, gap / sampling)
     down = int(target / sampling)
     if down > 1:
         rows, cols = (n // down * down for n in data.shape)
@@ -51,23 +53,15 @@ def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: 
     return Working(data.astype(np.float32), trusted, 1.0, 0.0)
 
 
-def blank_pixels(data: Float[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
-    """Where a border or a patch of one constant value stands for no measurement.
-
-    A value counts that many pixels share (1 % of the image) in pieces at least 7 px wide, unless it is what a
-    count of no electrons gives: zeros scattered among other small numbers come in smaller pieces.
-    """
-    blank = np.zeros(data.shape, bool)
-    flat = (np.diff(data, axis=0)[:, :-1] == 0) & (np.diff(data, axis=1)[:-1] == 0)
-    if flat.mean() < 0.005:
-        return blank
-    solid = ndimage.binary_opening(np.pad(flat, ((0, 1), (0, 1)), mode="edge"), np.ones((7, 7), bool))
-    if solid.mean() < 0.005:
-        return blank
-    grown = ndimage.binary_dilation(solid, np.ones((3, 3), bool), iterations=2)
-    for value in np.unique(data[solid])[:64]:
-        blank |= grown & (data == value)
-    return blank
+def blank_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Bool[np.ndarray, "rows cols"]:
+    """Where a border or a patch without any contrast stands for no measurement: flat over squares of `width` px."""
+    flat = _NO_CONTRAST * float(np.subtract(*np.percentile(data[::3, ::3], [99, 1])))
+    still = (np.abs(np.diff(data, axis=0)[::3, ::3]) <= flat).mean()
+    if still < 0.02:
+        return np.zeros(data.shape, bool)
+    size = int(np.clip(width, 3, 61)) | 1
+    spread = ndimage.maximum_filter(data, size) - ndimage.minimum_filter(data, size)
+    return ndimage.binary_dilation(spread <= flat, np.ones((3, 3), bool), iterations=size // 2)
 
 
 def saturated_pixels(data: Float[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from ferrojax.columns import lattice as lat
 from ferrojax.columns.cells import find_cells
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, OFF_LATTICE, SATURATED, SEAM, SITES
-from ferrojax.columns.index import Cells, surround, torn
+from ferrojax.columns.index import Cells, moved, surround, torn
 from ferrojax.columns.lattice import MIN_CELLS, too_few
 from ferrojax.columns.orientation import orient
 from ferrojax.columns.pixels import Working, evened, find_peaks, flatten, saturated_pixels, working_grid
@@ -80,7 +80,7 @@ def seed_columns(
     pixel = float(np.sqrt(sampling.prod()))
     if pixel > _TOO_COARSE * gap:
         raise lat.refusal(data, sampling, motif)
-    work = working_grid(data, pixel, float(np.clip(gap / 5, _FINEST, _COARSEST)))
+    work = working_grid(data, pixel, float(np.clip(gap / 5, _FINEST, _COARSEST)), gap)
     scale = 1 / (pixel * work.step)
     period = float(np.linalg.norm(motif.lattice, axis=1).max())
     flat = flatten(work.data, scale, period, min(0.3, 0.25 * gap), work.trusted)
@@ -107,16 +107,25 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
     visible = [k for k, name in enumerate(motif.label) if name != "O" or shown[k]]
     if told:
         visible = visible_columns(motif, orientation.mode)
+    elif orientation.polarity < 0 and not any(motif.label[k] == "O" for k in visible):
+        raise InputError(
+            "image",
+            "dark columns, none of oxygen",
+            "does not look like ABF (bright columns on a dark ground expected)",
+            'invert a bright-field or inverted image, or say mode="ABF"',
+        )
     gap = column_gap(motif, visible) * scale
     cells = cells._replace(index=cells.index - cells.index[cells.region == cells.region.min()].min(0))
+    peaks, height = find_peaks(even, max(0.3 * gap, 1.0), -np.inf)
+    cells = _anchored(cells, motif, peaks, 0.3 * gap)
     seam = torn(cells, 0.3 * float(np.linalg.norm(lattice, axis=1).min()))
     drawn = _columns(cells, motif, visible, np.where(seam, SEAM, ACCEPTED))
     rings = [surround(cells.chosen(cells.region == r), 2) for r in np.unique(cells.region)]
     beyond = Cells(*(np.concatenate(parts) for parts in zip(*rings, strict=True)))
     outer = _columns(beyond, motif, visible, np.zeros(len(beyond.index), int))
-    peaks, height = find_peaks(even, max(0.3 * gap, 1.0), -np.inf)
+    drawn, outer = _settled(drawn, outer, peaks, 0.3 * gap)
     near = ((drawn.position >= -1.5 * gap) & (drawn.position <= np.array(even.shape[::-1]) - 1 + 1.5 * gap)).all(1)
-    drawn = _snapped(drawn.chosen(near), peaks, 0.3 * gap)
+    drawn = drawn.chosen(near)
     presence = _presence(even, work.trusted, drawn)
     faint = (drawn.rejection == ACCEPTED) & (presence < np.where(drawn.at_peak, _FAINT, _FAINT_UNSEEN))
     drawn = drawn._replace(rejection=np.where(faint, FAINT, drawn.rejection))
@@ -194,20 +203,24 @@ def _columns(cells: Cells, motif: Motif, visible: list[int], rejection: np.ndarr
 
 
 def _resolved(even: np.ndarray, cells: Cells, motif: Motif) -> np.ndarray:
-    """(columns,) whether a column is a maximum of its own in the mean of all cells: a shoulder is not."""
-    around = np.exp(2j * np.pi * np.arange(8) / 8)
-    spokes = np.stack([around.real, around.imag], 1)
-    offset = motif.offset - motif.offset[anchor(motif)]
+    """(columns,) whether a column shows in the mean of all cells: a maximum, or a shoulder that bends down every way."""
+    spokes = np.array([(1, 0), (0, 1), (0.7, 0.7), (0.7, -0.7)])
+    shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    around = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
+    few = cells.chosen(np.linspace(0, len(cells.index) - 1, min(len(cells.index), 2000)).astype(int))
     result = np.zeros(len(motif.label), bool)
     for k in range(len(motif.label)):
-        others = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
-        distance = np.linalg.norm(motif.offset[k] - motif.offset[:, None] - others, axis=-1)
-        reach = 0.3 * float(distance[distance > 1e-3].min())
-        points = np.concatenate([np.zeros((1, 2)), reach * spokes]) + offset[k]
-        at = cells.position[:, None] + np.einsum("ki,nij->nkj", points @ np.linalg.inv(motif.lattice), cells.lattice)
-        value = ndimage.map_coordinates(even, at.reshape(-1, 2).T[::-1], order=1, mode="nearest").reshape(-1, 9)
-        rise = value[:, 0] - value[:, 1:].T
-        result[k] = bool((rise.mean(1) > 3 * rise.std(1) / np.sqrt(len(value))).all())
+        distance = np.linalg.norm(motif.offset[k] - motif.offset[:, None] - around, axis=-1)
+        nearest = float(distance[distance > 1e-3].min())
+        middle = motif.offset[k] - motif.offset[anchor(motif)] + 0.15 * nearest * shifts
+        points = middle[:, None, None] + 0.3 * nearest * np.array([-1, 0, 1])[:, None] * spokes[None, :, None]
+        step = points.reshape(-1, 2) @ np.linalg.inv(motif.lattice)
+        at = few.position[:, None] + np.einsum("ki,nij->nkj", step, few.lattice)
+        value = ndimage.map_coordinates(even, at.reshape(-1, 2).T[::-1], order=1, mode="nearest")
+        value = value.reshape(len(few.index), len(shifts), len(spokes), 3)
+        bend = value[..., 0] - 2 * value[..., 1] + value[..., 2]
+        clear = bend.mean(0) < -4 * bend.std(0) / np.sqrt(len(bend))
+        result[k] = bool(clear.all(1).any())
     return result
 
 
@@ -222,6 +235,30 @@ def _snapped(drawn: _Drawn, peaks: np.ndarray, reach: float) -> _Drawn:
     position, at_peak = drawn.position.copy(), drawn.at_peak.copy()
     position[first], at_peak[first] = peaks[near[first]], True
     return drawn._replace(position=position, at_peak=at_peak)
+
+
+def _anchored(cells: Cells, motif: Motif, peaks: np.ndarray, reach: float) -> Cells:
+    """Cells moved onto the maxima of their anchor columns: the rest of a cell may be displaced against it."""
+    drawn = _columns(cells, motif, [anchor(motif)], np.zeros(len(cells.index), int))
+    return moved(cells, _snapped(drawn, peaks, reach).position)
+
+
+def _settled(drawn: _Drawn, outer: _Drawn, peaks: np.ndarray, reach: float) -> tuple[_Drawn, _Drawn]:
+    """Columns on their maxima; those without one, and those of the border cells, follow the ones around."""
+    found = _snapped(drawn, peaks, reach)
+    inner, beyond = found.position.copy(), outer.position.copy()
+    for k in np.unique(drawn.column):
+        mine = (drawn.column == k) & found.at_peak
+        if mine.sum() < 9:
+            continue
+        tree, gap = KDTree(drawn.position[mine]), (found.position - drawn.position)[mine]
+        for part, place in ((drawn, inner), (outer, beyond)):
+            rest = part.column == k
+            if part is drawn:
+                rest &= ~found.at_peak
+            _, near = tree.query(part.position[rest], k=9)
+            place[rest] = part.position[rest] + np.median(gap[near], 1)
+    return found._replace(position=inner), outer._replace(position=beyond)
 
 
 def _pick(image: np.ndarray, position: np.ndarray, beyond: float) -> np.ndarray:
@@ -253,7 +290,11 @@ def _kept_outside(outer: _Drawn, drawn: _Drawn, even: np.ndarray, trusted, peaks
     for k in np.unique(drawn.column):
         usual[k] = np.median(_pick(even, drawn.position[drawn.column == k], 0.0))
     ground = float(np.percentile(even[trusted], 3))
-    shown = snapped.at_peak & (_pick(even, snapped.position, ground) - ground > _SHOWN * (usual - ground)[outer.column])
+    size = np.array(even.shape[::-1]) - 1
+    rim = (np.minimum(outer.position, size - outer.position) < 0.35 * gap).any(1)  # a maximum needs room on all sides
+    shown = (snapped.at_peak | rim) & (
+        _pick(even, snapped.position, ground) - ground > _SHOWN * (usual - ground)[outer.column]
+    )
     outer = snapped.chosen(np.where(on, shown, near))
     clear = KDTree(drawn.position).query(outer.position)[0] > 0.5 * gap
     known = {(int(c), int(i), int(j)) for c, (i, j) in zip(drawn.column, drawn.index, strict=True)}
