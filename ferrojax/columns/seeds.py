@@ -19,6 +19,8 @@ from ferrojax.columns.template import MODES, anchor
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
+_BLURS = (0.3, 0.5)  # Å, sharp and soft
+_NOISY = 0.45  # rms scatter of a sublattice's maxima, in units of the reach
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
 _FAINT, _FAINT_UNSEEN, _SHOWN = 0.15, 0.3, 0.4
@@ -83,19 +85,22 @@ def seed_columns(
     work = working_grid(data, pixel, float(np.clip(gap / 5, _FINEST, _COARSEST)), gap)
     scale = 1 / (pixel * work.step)
     period = float(np.linalg.norm(motif.lattice, axis=1).max())
-    flat = flatten(work.data, scale, period, min(0.3, 0.25 * gap), work.trusted)
-    even = evened(flat, scale, period, work.trusted)
+    even, soft = (
+        evened(flatten(work.data, scale, period, min(blur, 0.25 * gap), work.trusted), scale, period, work.trusted)
+        for blur in _BLURS
+    )
     recorded = np.diag(1 / (sampling[::-1] * work.step))
     orientation = orient(even, work.trusted, motif, recorded, mode)
     if orientation is None:
         raise lat.refusal(data, sampling, motif)
     lat.check_fit(orientation.frame * work.step, motif, sampling)
     scale = float(np.sqrt(np.linalg.det(orientation.frame)))
-    even = even * orientation.polarity
+    even, soft = even * orientation.polarity, soft * orientation.polarity
     found = find_cells(even, work.trusted, motif, orientation, gap * scale)
     if len(found.cells.index) < MIN_CELLS:
         raise too_few(len(found.cells.index))
-    return _seeds(data, work, even, motif, orientation, found.cells, mode is not None)
+    cells, even = _clearer(found.cells, motif, (even, soft), gap * scale)
+    return _seeds(data, work, even, motif, orientation, cells, mode is not None)
 
 
 def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cells: Cells, told: bool) -> Seeds:
@@ -117,7 +122,6 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
     gap = column_gap(motif, visible) * scale
     cells = cells._replace(index=cells.index - cells.index[cells.region == cells.region.min()].min(0))
     peaks, height = find_peaks(even, max(0.3 * gap, 1.0), -np.inf)
-    cells = _anchored(cells, motif, peaks, 0.3 * gap)
     seam = torn(cells, 0.3 * float(np.linalg.norm(lattice, axis=1).min()))
     drawn = _columns(cells, motif, visible, np.where(seam, SEAM, ACCEPTED))
     rings = [surround(cells.chosen(cells.region == r), 2) for r in np.unique(cells.region)]
@@ -128,6 +132,9 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
     drawn = drawn.chosen(near)
     presence = _presence(even, work.trusted, drawn)
     faint = (drawn.rejection == ACCEPTED) & (presence < np.where(drawn.at_peak, _FAINT, _FAINT_UNSEEN))
+    for k in visible:  # noise makes a faint sublattice look patchy: only what stands apart from it is missing
+        mine = drawn.column == k
+        faint[mine] &= presence[mine] < 1 - 4 * 1.48 * np.median(np.abs(presence[mine] - 1))
     drawn = drawn._replace(rejection=np.where(faint, FAINT, drawn.rejection))
     outer = _kept_outside(outer, drawn, even, work.trusted, peaks, gap)
     both = _Drawn(*(np.concatenate(parts) for parts in zip(drawn, outer, strict=True)))
@@ -237,27 +244,39 @@ def _snapped(drawn: _Drawn, peaks: np.ndarray, reach: float) -> _Drawn:
     return drawn._replace(position=position, at_peak=at_peak)
 
 
-def _anchored(cells: Cells, motif: Motif, peaks: np.ndarray, reach: float) -> Cells:
-    """Cells moved onto the maxima of their anchor columns: the rest of a cell may be displaced against it."""
-    drawn = _columns(cells, motif, [anchor(motif)], np.zeros(len(cells.index), int))
-    return moved(cells, _snapped(drawn, peaks, reach).position)
+def _clearer(cells: Cells, motif: Motif, images: tuple[np.ndarray, ...], gap: float) -> tuple[Cells, np.ndarray]:
+    """Cells moved onto the maxima of their anchor columns, for the rest of a cell may be displaced against it, and
+    the image (sharp, soft) whose maxima scatter less about the expected places: noise asks for the soft one."""
+    best: tuple[float, Cells, np.ndarray] | None = None
+    for image in images:
+        drawn = _columns(cells, motif, [anchor(motif)], np.zeros(len(cells.index), int))
+        found = _snapped(drawn, find_peaks(image, max(0.3 * gap, 1.0), -np.inf)[0], 0.3 * gap)
+        gone = np.linalg.norm(found.position - drawn.position, axis=1)
+        scatter = float(np.sqrt((np.where(found.at_peak, gone, 0.3 * gap) ** 2).mean()))
+        if best is None or scatter < 0.8 * best[0]:
+            best = scatter, moved(cells, found.position), image
+    assert best is not None
+    return best[1:]
 
 
 def _settled(drawn: _Drawn, outer: _Drawn, peaks: np.ndarray, reach: float) -> tuple[_Drawn, _Drawn]:
-    """Columns on their maxima; those without one, and those of the border cells, follow the ones around."""
+    """Columns on their maxima; those without one, and those of the border cells, follow the ones around.
+
+    So do all of a sublattice whose maxima scatter about their neighbours' so much that noise must have made them.
+    """
     found = _snapped(drawn, peaks, reach)
     inner, beyond = found.position.copy(), outer.position.copy()
     for k in np.unique(drawn.column):
-        mine = (drawn.column == k) & found.at_peak
-        if mine.sum() < 9:
+        mine = np.nonzero((drawn.column == k) & found.at_peak)[0]
+        if len(mine) < 9:
             continue
-        tree, gap = KDTree(drawn.position[mine]), (found.position - drawn.position)[mine]
-        for part, place in ((drawn, inner), (outer, beyond)):
-            rest = part.column == k
-            if part is drawn:
-                rest &= ~found.at_peak
-            _, near = tree.query(part.position[rest], k=9)
-            place[rest] = part.position[rest] + np.median(gap[near], 1)
+        tree, gap = KDTree(drawn.position[mine]), found.position[mine] - drawn.position[mine]
+        around = gap[tree.query(drawn.position[mine], k=9)[1]].mean(1)
+        noisy = np.sqrt(((gap - around) ** 2).sum(1).mean()) > _NOISY * reach
+        rest = (drawn.column == k) if noisy else (drawn.column == k) & ~found.at_peak
+        for part, place, chosen in ((drawn, inner, rest), (outer, beyond, outer.column == k)):
+            _, near = tree.query(part.position[chosen], k=9)
+            place[chosen] = part.position[chosen] + np.median(gap[near], 1)
     return found._replace(position=inner), outer._replace(position=beyond)
 
 
