@@ -20,10 +20,11 @@ from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
-_NOISY = 0.45  # rms scatter of a sublattice's maxima, in units of the reach
+_NOISY, _OUTLIER = 0.4, 0.65  # scatter of a sublattice's maxima (rms) and of one of them, in units of the reach
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
-_FAINT, _FAINT_UNSEEN, _SHOWN = 0.15, 0.3, 0.4
+_FAINT, _FAINT_UNSEEN, _SHOWN = 0.3, 0.4, 0.4
+_ALIKE = 0.5  # log of the contrast of a column beside the last cells against its sublattice's
 """Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column beyond the cells."""
 
 
@@ -136,7 +137,7 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
         mine = drawn.column == k
         faint[mine] &= presence[mine] < 1 - 4 * 1.48 * np.median(np.abs(presence[mine] - 1))
     drawn = drawn._replace(rejection=np.where(faint, FAINT, drawn.rejection))
-    outer = _kept_outside(outer, drawn, even, work.trusted, peaks, gap)
+    outer = _kept_outside(outer, drawn, even, work.trusted, peaks, gap, float(np.linalg.norm(lattice, axis=1).max()))
     both = _Drawn(*(np.concatenate(parts) for parts in zip(drawn, outer, strict=True)))
     blank = inside(both.position, even.shape) & (_pick(work.trusted, both.position, False) == 0)
     both = both._replace(rejection=np.where(blank, EDGE, both.rejection))
@@ -254,7 +255,8 @@ def _clearer(cells: Cells, motif: Motif, images: tuple[np.ndarray, ...], gap: fl
         gone = np.linalg.norm(found.position - drawn.position, axis=1)
         scatter = float(np.sqrt((np.where(found.at_peak, gone, 0.3 * gap) ** 2).mean()))
         if best is None or scatter < 0.8 * best[0]:
-            best = scatter, moved(cells, found.position), image
+            at = found.position if scatter < _NOISY * 0.3 * gap else cells.position
+            best = scatter, moved(cells, at), image
     assert best is not None
     return best[1:]
 
@@ -271,9 +273,11 @@ def _settled(drawn: _Drawn, outer: _Drawn, peaks: np.ndarray, reach: float) -> t
         if len(mine) < 9:
             continue
         tree, gap = KDTree(drawn.position[mine]), found.position[mine] - drawn.position[mine]
-        around = gap[tree.query(drawn.position[mine], k=9)[1]].mean(1)
-        noisy = np.sqrt(((gap - around) ** 2).sum(1).mean()) > _NOISY * reach
-        rest = (drawn.column == k) if noisy else (drawn.column == k) & ~found.at_peak
+        apart = np.linalg.norm(gap - np.median(gap[tree.query(drawn.position[mine], k=9)[1]], 1), axis=1)
+        rest = (drawn.column == k) & ~found.at_peak
+        rest[mine[apart > max(_OUTLIER * reach, 5 * float(np.median(apart)))]] = True
+        if np.sqrt((apart**2).mean()) > _NOISY * reach:
+            rest = drawn.column == k
         for part, place, chosen in ((drawn, inner, rest), (outer, beyond, outer.column == k)):
             _, near = tree.query(part.position[chosen], k=9)
             place[chosen] = part.position[chosen] + np.median(gap[near], 1)
@@ -300,20 +304,28 @@ def _presence(even: np.ndarray, trusted: np.ndarray, drawn: _Drawn) -> np.ndarra
     return presence
 
 
-def _kept_outside(outer: _Drawn, drawn: _Drawn, even: np.ndarray, trusted, peaks: np.ndarray, gap: float) -> _Drawn:
+def _kept_outside(
+    outer: _Drawn, drawn: _Drawn, even: np.ndarray, trusted, peaks: np.ndarray, gap: float, reach: float
+) -> _Drawn:
     """Of the columns that the border cells expect: what lies off the image, and what shows on it."""
     snapped = _snapped(outer, peaks, 0.3 * gap)
     on = _pick(trusted, outer.position, 0) > 0
-    near = ((outer.position >= -1.5 * gap) & (outer.position <= np.array(even.shape[::-1]) - 1 + 1.5 * gap)).all(1)
-    usual = np.zeros(int(max(outer.column.max(), drawn.column.max())) + 1)
-    for k in np.unique(drawn.column):
-        usual[k] = np.median(_pick(even, drawn.position[drawn.column == k], 0.0))
-    ground = float(np.percentile(even[trusted], 3))
     size = np.array(even.shape[::-1]) - 1
-    rim = (np.minimum(outer.position, size - outer.position) < 0.35 * gap).any(1)  # a maximum needs room on all sides
-    shown = (snapped.at_peak | rim) & (
-        _pick(even, snapped.position, ground) - ground > _SHOWN * (usual - ground)[outer.column]
-    )
+    near = ((outer.position >= -1.5 * gap) & (outer.position <= size + 1.5 * gap)).all(1)
+    rim = (np.minimum(outer.position, size - outer.position) < reach).any(1)  # where no cell is seen whole
+    ground = float(np.percentile(even[trusted], 3))
+    height = _pick(even, snapped.position, ground) - ground
+    usual = np.full(len(height), np.inf)
+    for k in np.unique(outer.column):
+        mine, others = outer.column == k, drawn.position[drawn.column == k]
+        _, row = KDTree(others).query(outer.position[mine], k=min(5, len(others)))
+        usual[mine] = np.median(
+            _pick(even, others[row.reshape(mine.sum(), -1).reshape(-1)], 0.0).reshape(mine.sum(), -1) - ground, 1
+        )
+    shown = (height > _SHOWN * usual) & rim
+    sure = snapped.at_peak & (np.linalg.norm(snapped.position - outer.position, axis=1) < 0.15 * gap)
+    beside = KDTree(drawn.position).query(outer.position, k=2)[0][:, 1] < 1.3 * gap
+    shown |= sure & beside & (np.abs(np.log(np.maximum(height, 1e-9) / usual)) < _ALIKE)
     outer = snapped.chosen(np.where(on, shown, near))
     clear = KDTree(drawn.position).query(outer.position)[0] > 0.5 * gap
     known = {(int(c), int(i), int(j)) for c, (i, j) in zip(drawn.column, drawn.index, strict=True)}

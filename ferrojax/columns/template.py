@@ -83,9 +83,8 @@ def _half_plane(motif: Motif, finest: float) -> np.ndarray:
 
 
 def anchor(motif: Motif) -> int:
-    """The column whose place stands for the cell's: the strongest A, or the strongest if there is no A."""
-    first = motif.sites("A") or list(range(len(motif.label)))
-    return max(first, key=lambda k: float(motif.strength[k]))
+    """The column whose place stands for the cell's: the strongest."""
+    return int(np.argmax(motif.strength))
 
 
 def cell_match(
