@@ -5,8 +5,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 SITES = ("A", "B", "O")
-REJECTIONS = ("", "image edge", "no column", "moved off its site", "width", "poor fit")
-ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR = range(len(REJECTIONS))
+REJECTIONS = (
+    "",
+    "image edge",
+    "no column",
+    "moved off its site",
+    "width",
+    "poor fit",
+    "lattice seam",
+    "off the lattice",
+    "saturated",
+)
+ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR, SEAM, OFF_LATTICE, SATURATED = range(len(REJECTIONS))
 
 
 class Calibration(eqx.Module):

@@ -1,89 +1,212 @@
-"""Give every column its place on the lattice, growing from the most reliable cell to its neighbours."""
+"""Give every cell its place on the lattice, growing from the most reliable cell to its neighbours."""
 
-import heapq
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy import ndimage
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
-from skimage.feature import peak_local_max
 
-from ferrojax.crystal.zone import Motif
-
-_STEPS = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_BLUR = 0.3  # Å
-
-
-def flatten(data: Float[np.ndarray, "rows cols"], px_per_angstrom: float, period: float) -> np.ndarray:
-    """Smooth over a fraction of a column and take away the slow background; period in Å."""
-    blur = max(_BLUR * px_per_angstrom, 0.6)
-    slow = max(0.7 * period * px_per_angstrom, 3 * blur)
-    return ndimage.gaussian_filter(data, blur) - ndimage.gaussian_filter(data, slow)
+_EDGES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+_RING = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)])
+_AREA = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3) if (i, j) != (0, 0)])
+_LEVELS = (0.3, 0.6, 1.0)
+"""Shares of the tolerance, tried in this order: the best agreement goes first."""
+_PULL = 4.0
+"""Weight of the neighbours' lattice against a cell's own surroundings."""
 
 
-def find_peaks(flat: Float[np.ndarray, "rows cols"], distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Local maxima (n, 2) px (x, y) at sub-pixel positions, and their heights (n,).
+class Candidates(NamedTuple):
+    """Places where a cell may be: position (n, 2) px of its anchor column, likeness (n,) to the motif."""
 
-    distance: px, the least between two of them.
-    """
-    peaks = peak_local_max(flat, min_distance=max(int(distance), 1), exclude_border=False, threshold_abs=0.0)
-    inside = (peaks > 0).all(1) & (peaks < np.array(flat.shape) - 1).all(1)
-    peaks = peaks[inside]
-    r, c = peaks.T
-    height = flat[r, c]
-
-    def vertex(before, after):
-        bend = before - 2 * height + after
-        return np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -np.inf), -0.5, 0.5)
-
-    dx = vertex(flat[r, c - 1], flat[r, c + 1])
-    dy = vertex(flat[r - 1, c], flat[r + 1, c])
-    return np.stack([c + dx, r + dy], 1), height
+    position: np.ndarray
+    likeness: np.ndarray
 
 
-def grow_lattice(
-    peaks: Float[np.ndarray, "n 2"],
-    start: Float[np.ndarray, "2"],
+class Cells(NamedTuple):
+    """Indexed cells: index (n, 2), position (n, 2) px, local lattice rows (n, 2, 2) px, misfit (n,) px against the
+    neighbours' expectation, candidate (n,) row in the candidates (−1: expected, not seen), region (n,)."""
+
+    index: np.ndarray
+    position: np.ndarray
+    lattice: np.ndarray
+    misfit: np.ndarray
+    candidate: np.ndarray
+    region: np.ndarray
+
+    def chosen(self, rows: np.ndarray) -> "Cells":
+        """The cells of these rows (integers or a mask)."""
+        return Cells(*(a[rows] for a in self))
+
+
+class _Board:
+    """A dense grid of cells round (0, 0), flat rows; `row` of an index, −1 never occurs because of the margin."""
+
+    def __init__(self, reach: int):
+        self.reach, self.width = reach, 2 * reach + 1
+        size = self.width**2
+        self.known = np.zeros(size, bool)
+        self.position = np.zeros((size, 2))
+        self.lattice = np.zeros((size, 2, 2))
+        self.misfit = np.zeros(size)
+        self.candidate = np.full(size, -1)
+
+    def row(self, index: np.ndarray) -> np.ndarray:
+        clipped = np.clip(index, -self.reach, self.reach) + self.reach
+        return clipped[..., 0] * self.width + clipped[..., 1]
+
+    def index(self, row: np.ndarray) -> np.ndarray:
+        return np.stack([row // self.width, row % self.width], -1) - self.reach
+
+    def expected(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Position (n, 2) and lattice (n, 2, 2) that the known cells around expect, and how many they are (n,)."""
+        near = self.row(index[:, None] + _RING)
+        weight = np.where(self.known[near], np.where(np.abs(_RING).sum(1) == 1, 2.0, 1.0), 0.0)
+        share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        lattice = self.lattice[near]
+        step = np.einsum("ki,nkij->nkj", -_RING.astype(float), lattice)
+        position = np.einsum("nk,nkj->nj", share, self.position[near] + step)
+        return position, np.einsum("nk,nkij->nij", share, lattice), (weight > 0).sum(1)
+
+    def measure(self, index: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """(n, 2, 2) lattice rows from the known cells within two steps, leaning on `prior`."""
+        near = self.row(index[:, None] + _AREA)
+        weight = self.known[near].astype(float)
+        gap = self.position[near] - self.position[self.row(index)][:, None]
+        step = _AREA.astype(float)
+        matrix = np.einsum("nk,ki,kj->nij", weight, step, step) + _PULL * np.eye(2)
+        vector = np.einsum("nk,ki,nkj->nij", weight, step, gap) + _PULL * prior
+        return np.linalg.solve(matrix, vector)
+
+
+def grow_cells(
+    candidates: Candidates,
+    start: int,
     lattice: Float[np.ndarray, "2 2"],
     tolerance: float,
-) -> dict[tuple[int, int], np.ndarray]:
-    """Index peaks on the lattice (rows in px) from `start`, which gets (0, 0).
+    free: Bool[np.ndarray, " n"],
+) -> Cells:
+    """Index candidates on the lattice (rows in px) from the one in row `start`, which gets (0, 0).
 
-    A peak is accepted where a neighbour that is already known expects it, within `tolerance` (px); the best
-    agreement goes first, and steps follow the local lattice, so slow distortion is followed.
+    A candidate is accepted where the cells round it, each with its own local lattice, expect it within `tolerance`
+    (px), so slow distortion is followed; the best agreement goes first, wave by wave. free: candidates to use.
     """
-    tree = KDTree(peaks)
-    known: dict[tuple[int, int], np.ndarray] = {}
-    taken: set[int] = set()
-    miss, seed = tree.query(start)
-    heap: list[tuple[float, tuple[int, int], int]] = [(float(miss), (0, 0), int(seed))]
-    while heap:
-        _, cell, peak = heapq.heappop(heap)
-        if cell in known or peak in taken:
-            continue
-        known[cell] = peaks[peak]
-        taken.add(peak)
-        for step in _STEPS:
-            target = (cell[0] + step[0], cell[1] + step[1])
-            if target in known:
-                continue
-            expected = peaks[peak] + _local_step(known, cell, step, lattice)
-            miss, near = tree.query(expected)
-            if miss < tolerance:
-                heapq.heappush(heap, (float(miss), target, int(near)))
-    return known
+    tree = KDTree(candidates.position)
+    extent = np.ptp(candidates.position, axis=0) if len(candidates.position) > 1 else np.zeros(2)
+    height = abs(np.linalg.det(lattice)) / np.linalg.norm(lattice, axis=1).max()
+    board = _Board(int(np.hypot(*extent) / (0.7 * height)) + 6)
+    free = free.copy()
+    origin = board.row(np.zeros((1, 2), int))
+    board.known[origin], board.candidate[origin], free[start] = True, start, False
+    board.position[origin], board.lattice[origin] = candidates.position[start], lattice
+    frontier = board.row(_EDGES)
+    while len(frontier):
+        index = board.index(frontier)
+        expected, local, _ = board.expected(index)
+        miss, near = tree.query(expected, distance_upper_bound=tolerance)
+        usable = np.isfinite(miss) & (np.abs(index).max(1) < board.reach - 2)
+        usable &= free[np.minimum(near, len(free) - 1)]
+        level = next((f for f in _LEVELS if (usable & (miss <= f * tolerance)).any()), None)
+        if level is None:
+            break
+        rows = np.nonzero(usable & (miss <= level * tolerance))[0]
+        rows = rows[np.argsort(miss[rows], kind="stable")]
+        rows = rows[np.unique(near[rows], return_index=True)[1]]  # one cell a candidate, the closest
+        new = frontier[rows]
+        board.known[new], board.candidate[new], board.misfit[new] = True, near[rows], miss[rows]
+        board.position[new] = candidates.position[near[rows]]
+        free[near[rows]] = False
+        board.lattice[new] = local[rows]
+        board.lattice[new] = board.measure(index[rows], local[rows])
+        around = board.row(board.index(new)[:, None] + _EDGES).ravel()
+        frontier = np.unique(np.concatenate([frontier, around]))
+        frontier = frontier[~board.known[frontier]]
+    rows = np.nonzero(board.known)[0]
+    index = board.index(rows)
+    board.lattice[rows] = board.measure(index, board.lattice[rows])
+    none = np.zeros(len(rows), int)
+    return Cells(index, board.position[rows], board.lattice[rows], board.misfit[rows], board.candidate[rows], none)
 
 
-def _local_step(known: dict, cell: tuple[int, int], step: tuple[int, int], lattice: np.ndarray) -> np.ndarray:
-    """The lattice vector along `step`, half from known neighbours, half from the global lattice."""
-    ideal = np.array(step) @ lattice
-    seen = []
-    for dx, dy in ((0, 0), *_STEPS):
-        a = (cell[0] + dx - step[0], cell[1] + dy - step[1])
-        b = (cell[0] + dx, cell[1] + dy)
-        if a in known and b in known:
-            seen.append(known[b] - known[a])
-    return 0.5 * (ideal + np.mean(seen, 0)) if seen else ideal
+def _board_of(cells: Cells, margin: int) -> _Board:
+    board = _Board(int(np.abs(cells.index).max()) + margin + 3)
+    rows = board.row(cells.index)
+    board.known[rows], board.position[rows], board.lattice[rows] = True, cells.position, cells.lattice
+    board.candidate[rows] = cells.candidate
+    return board
+
+
+def moved(cells: Cells, position: np.ndarray) -> Cells:
+    """The same cells at better positions (n, 2), region by region with the lattices measured again."""
+    cells = cells._replace(position=position)
+    lattice = cells.lattice.copy()
+    for region in np.unique(cells.region):
+        mine = cells.region == region
+        part = cells.chosen(mine)
+        lattice[mine] = _board_of(part, 2).measure(part.index, part.lattice)
+    return cells._replace(lattice=lattice)
+
+
+def surround(cells: Cells, rings: int) -> Cells:
+    """The cells that the outermost ones expect next to them, ring by ring: not seen, so candidate is −1."""
+    board = _board_of(cells, rings)
+    added = []
+    for _ in range(rings):
+        known = np.nonzero(board.known)[0]
+        new = np.unique(board.row(board.index(known)[:, None] + _RING))
+        new = new[~board.known[new]]
+        index = board.index(new)
+        position, lattice, _ = board.expected(index)
+        board.known[new], board.position[new], board.lattice[new] = True, position, lattice
+        added.append(new)
+    rows = np.concatenate(added)
+    region = np.full(len(rows), cells.region[0])
+    none = np.full(len(rows), -1)
+    return Cells(board.index(rows), board.position[rows], board.lattice[rows], np.zeros(len(rows)), none, region)
+
+
+def within(cells: Cells, position: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Positions (n, 2) px between known cells: at least three corners of the cell that they lie in are known."""
+    board = _board_of(cells, 3)
+    _, near = KDTree(cells.position).query(position)
+    gap = position - cells.position[near]
+    fraction = np.einsum("nj,nji->ni", gap, np.linalg.inv(cells.lattice[near]))
+    far = np.abs(fraction).max(1) > 1.5
+    low = cells.index[near] + np.floor(np.where(far[:, None], 0.0, fraction)).astype(int)
+    corner = board.row(low[:, None] + np.array([(0, 0), (0, 1), (1, 0), (1, 1)]))
+    return ~far & (board.known[corner].sum(1) >= 3)
+
+
+def neighbourhood_mean(cells: Cells, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of a value (n,) over the cells within two steps, itself included, and how many of the 25 there are."""
+    board = _board_of(cells, 2)
+    filled = np.zeros(len(board.known))
+    filled[board.row(cells.index)] = value
+    near = board.row(cells.index[:, None] + np.concatenate([_AREA, np.zeros((1, 2), int)]))
+    count = board.known[near].sum(1)
+    return filled[near].sum(1) / count, count
+
+
+def torn(cells: Cells, tolerance: float) -> Bool[np.ndarray, " n"]:
+    """Cells next to a seam: growth paths that disagree left another cell than the lattice's own where a neighbour
+    should be. tolerance: px."""
+    tree = KDTree(cells.position)
+    bad = np.zeros(len(cells.index), bool)
+    for step in _EDGES:
+        expected = cells.position + np.einsum("i,nij->nj", step.astype(float), cells.lattice)
+        miss, near = tree.query(expected, distance_upper_bound=tolerance)
+        seen = np.isfinite(miss)
+        near = np.where(seen, near, 0)
+        other = (cells.index[near] != cells.index + step).any(1) | (cells.region[near] != cells.region)
+        bad |= seen & other
+        bad[near[seen & other]] = True
+    rows = {(int(r), int(i), int(j)): k for k, (r, (i, j)) in enumerate(zip(cells.region, cells.index, strict=True))}
+    for step in _EDGES[::2]:
+        pair = [(k, rows.get((r, i + int(step[0]), j + int(step[1])))) for (r, i, j), k in rows.items()]
+        at = np.array([p for p in pair if p[1] is not None], int).reshape(-1, 2)
+        gap = cells.position[at[:, 1]] - cells.position[at[:, 0]]
+        off = np.linalg.norm(gap - np.einsum("i,nij->nj", step.astype(float), cells.lattice[at[:, 0]]), axis=1)
+        bad[at[off > tolerance].ravel()] = True
+    return bad
 
 
 def fit_lattice(
@@ -98,32 +221,3 @@ def fit_lattice(
         distance = np.linalg.norm(position - design @ solution, axis=1)
         keep = distance <= max(4 * float(np.median(distance)), 1e-9)
     return solution[0], solution[1:], position - design @ solution
-
-
-def site_seeds(
-    known: dict[tuple[int, int], np.ndarray],
-    motif: Motif,
-    site: int,
-    lattice: Float[np.ndarray, "2 2"],
-    outer: Float[np.ndarray, "2 2"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where a column of the motif is expected, from the known A columns round it: two or more, one for A itself.
-
-    outer: lowest and highest (x, y) px to return. Returns lattice index (n, 2) and position (n, 2) px.
-    """
-    a_site = motif.label.index("A")
-    gap = motif.position[site] - motif.position[a_site]
-    reach = np.array([(i, j) for i in range(-1, 3) for j in range(-1, 3)])
-    distance = np.linalg.norm((reach - gap) @ motif.lattice, axis=1)
-    around = reach[distance < 1.05 * np.sort(distance)[min(3, len(distance) - 1)]]
-    expected: dict[tuple[int, int], list[np.ndarray]] = {}
-    for (i, j), position in known.items():
-        for di, dj in around:
-            expected.setdefault((i - int(di), j - int(dj)), []).append(position + (gap - (di, dj)) @ lattice)
-    needed = 1 if site == a_site else 2
-    cells = [c for c, seen in expected.items() if len(seen) >= needed]
-    if not cells:
-        return np.zeros((0, 2), int), np.zeros((0, 2))
-    position = np.array([np.mean(expected[c], 0) for c in cells])
-    inside = ((position >= outer[0]) & (position <= outer[1])).all(1)
-    return np.array(cells)[inside], position[inside]

@@ -1,10 +1,10 @@
 """Measure the lattice of an image and hold a crystal's projection against it."""
 
-import itertools
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from scipy import linalg, ndimage, signal
+from jaxtyping import Float, Int
+from scipy import fft, linalg, ndimage
 from skimage.feature import peak_local_max
 
 from ferrojax.crystal.zone import Motif
@@ -13,10 +13,13 @@ from ferrojax.errors import InputError
 MAX_STRETCH = 1.145
 """Largest ratio of the principal stretches: 8 % of the lattice's own and 6 % of scan anisotropy."""
 MAX_SCALE_ERROR = 0.20
-NO_ROOM = -1.0
 _COLUMN_RMS = 0.45  # Å, damping of the predicted reflections
 _PEAKS = 24
-_MIN_SCORE = 0.55
+_FLOOR = 4.5  # times the median amplitude of its ring: noise alone reaches it once in 25 000 bins
+_ON_LATTICE = 0.12
+_TRIED = 80
+_CLEAR, _CLEAR_SHARE = 0.6, 0.9
+MIN_CELLS = 12
 
 
 class Reflections:
@@ -28,35 +31,34 @@ class Reflections:
     def __init__(self, data: np.ndarray):
         rows, cols = data.shape
         window = np.hanning(rows)[:, None] * np.hanning(cols)[None]
-        spectrum = np.fft.fftshift(np.abs(np.fft.fft2((data - data.mean()) * window)))
+        spectrum = fft.fftshift(np.abs(fft.fft2((data - data.mean()) * window)))
         self.size = np.array([cols, rows])
-        fy = np.fft.fftshift(np.fft.fftfreq(rows))[:, None]
-        fx = np.fft.fftshift(np.fft.fftfreq(cols))[None]
+        fy = fft.fftshift(fft.fftfreq(rows))[:, None]
+        fx = fft.fftshift(fft.fftfreq(cols))[None]
         radius = np.hypot(fx, fy)
-        self._near = ndimage.maximum_filter(spectrum, 3)
         low = 4.0 / min(data.shape)
         band = np.minimum((radius * 40).astype(int), 20)
-        floor = ndimage.median(spectrum, band, np.arange(21))[band]
+        floor = _FLOOR * ndimage.median(spectrum, band, np.arange(21))[band]
+        self._near = ndimage.maximum_filter(np.where(spectrum > floor, spectrum, 0.0), 3)
         clean = np.where((radius > low) & ((fy > 0) | ((fy == 0) & (fx > 0))), spectrum, 0.0)
-        clean[spectrum < np.maximum(6 * floor, 5e-3 * clean.max())] = 0.0
+        clean[spectrum < np.maximum(floor, 5e-3 * clean.max())] = 0.0
         peaks = peak_local_max(clean, min_distance=3, num_peaks=_PEAKS, exclude_border=False)
         peaks = peaks[(peaks > 0).all(1) & (peaks < np.array(data.shape) - 1).all(1)]
         self.amplitude = spectrum[tuple(peaks.T)]
         self.frequency = np.array([_centroid(spectrum, p) for p in peaks]).reshape(-1, 2)[:, ::-1]
         self.frequency = (self.frequency - self.size // 2) / self.size
 
+    def periodic(self) -> bool:
+        """Whether there are periods in two directions."""
+        return len(self.frequency) > 1 and any(abs(_sine(self.frequency[0], q)) > 0.2 for q in self.frequency[1:])
+
     def require(self) -> None:
         """Refuse an image without periods in two directions."""
-        if not any(abs(_sine(self.frequency[0], q)) > 0.2 for q in self.frequency[1:]):
-            raise InputError(
-                "image",
-                f"{len(self.amplitude)} periods found",
-                "shows no lattice",
-                "give an image that resolves atomic columns in two directions",
-            )
+        if not self.periodic():
+            raise _no_lattice(self)
 
     def at(self, g: np.ndarray) -> np.ndarray:
-        """Amplitude within a bin of frequencies (..., 2); 0 beyond Nyquist."""
+        """Amplitude within a bin of frequencies (..., 2); 0 in the noise and beyond Nyquist."""
         bins = np.round(g * self.size).astype(int) + self.size // 2
         inside = ((bins >= 0) & (bins < self.size)).all(-1)
         bins = np.clip(bins, 0, self.size - 1)
@@ -70,31 +72,65 @@ def _centroid(spectrum: np.ndarray, peak: np.ndarray) -> np.ndarray:
     return peak + np.array([(patch.sum(1) * offset).sum(), (patch.sum(0) * offset).sum()]) / patch.sum()
 
 
-def measure_lattice(
-    data: Float[np.ndarray, "rows cols"], motif: Motif, sampling: Float[np.ndarray, "2"]
-) -> Float[np.ndarray, "2 2"]:
-    """px per Å: the linear map from the motif's axes to image pixels, (x, y) both.
+class Fit(NamedTuple):
+    """A map from the motif's axes to pixels of a tile: frame (2, 2) px per Å, its score (0 to 1), and the share of
+    the power spectrum's strongest peaks that it explains."""
 
-    Tries every pair of peaks of the power spectrum as a pair of the motif's shortest reflections, and scores
-    the reflections that follow. Of equivalent maps the one with the smallest rotation wins.
-    sampling: (2,) Å per px as (y, x), as recorded; only a preference here.
-    Errors: InputError when there is no lattice, or the zone axis does not fit it.
+    score: float
+    frame: np.ndarray
+    explained: float
+
+
+def tile_fits(
+    tile: Float[np.ndarray, "rows cols"], motif: Motif, recorded: Float[np.ndarray, "2 2"], *, any_scale: bool = False
+) -> list[Fit]:
+    """Maps that carry the motif's reflections onto the peaks of a tile's power spectrum, best first.
+
+    Tries every pair of peaks as a pair of the motif's strong reflections, and scores the reflections that follow.
+    Only maps within 5 % of the best are returned: turns and shifts of each other, which intensities must tell apart.
+    recorded: (2, 2) px per Å, what the file said. any_scale: whether the file's scale counts for nothing.
     """
-    found = Reflections(data)
-    found.require()
-    recorded = np.diag(1 / sampling[::-1])
-    maps = list(_candidates(found, motif))
-    scored = [(score(found, motif, t, recorded), t) for t in maps]
-    best = max((s for s, _ in scored), default=0.0)
-    if best < _MIN_SCORE:
-        # A pixel size that is off by a unit or a factor deserves its own message.
-        rescaled = [(score(found, motif, t, _rescaled(recorded, t)), t) for t in maps]
-        good = [t for s, t in rescaled if s > 0.7]
-        if good:
-            check_fit(good[0], motif, sampling)
-        raise zone_error(motif, found, sampling)
-    close = [t for s, t in scored if s > 0.95 * best]
-    return min(close, key=lambda t: abs(rotation_angle(t)))
+    found = Reflections(tile)
+    if not found.periodic():
+        return []
+    maps = _candidates(found, motif, recorded, any_scale)
+    if not len(maps):
+        return []
+    explained = _explained(found, motif, maps)
+    chosen = np.argsort(-explained, kind="stable")[:_TRIED]
+    maps, explained = maps[chosen], explained[chosen]
+    reference = [_rescaled(recorded, t) if any_scale else recorded for t in maps]
+    scores = np.array([score(found, motif, t, r) * e for t, e, r in zip(maps, explained, reference, strict=True)])
+    order = [k for k in np.argsort(-scores, kind="stable") if scores[k] > 0.95 * scores.max()]
+    fits: list[Fit] = []
+    for k in order:
+        if all(np.abs(np.linalg.inv(f.frame) @ maps[k] - np.eye(2)).max() > 0.04 for f in fits):
+            fits.append(Fit(float(scores[k]), _refined(found, motif, maps[k]), float(explained[k])))
+    return fits
+
+
+def _explained(found: Reflections, motif: Motif, maps: np.ndarray) -> np.ndarray:
+    """(n,) share of the peaks' power that lies on the lattice of each map (n, 2, 2)."""
+    fractional = found.frequency @ maps @ motif.lattice.T
+    miss = np.abs(fractional - np.round(fractional)).max(2)
+    power = found.amplitude**2
+    return (power * (miss < _ON_LATTICE)).sum(1) / power.sum()
+
+
+def _refined(found: Reflections, motif: Motif, frame: np.ndarray) -> np.ndarray:
+    """The map that fits all peaks on its lattice best, strong ones first."""
+    for _ in range(2):
+        index = found.frequency @ frame @ motif.lattice.T
+        whole = np.round(index)
+        on = (np.abs(index - whole).max(1) < _ON_LATTICE) & np.any(whole != 0, 1)
+        g = whole[on] @ np.linalg.inv(motif.lattice).T
+        if on.sum() < 2 or np.linalg.matrix_rank(g, 1e-3) < 2:
+            return frame
+        weight = found.amplitude[on][:, None]
+        # frequency = inv(frame).T @ g
+        dual = np.linalg.lstsq(weight * g, weight * found.frequency[on], rcond=None)[0].T
+        frame = np.linalg.inv(dual).T
+    return frame
 
 
 def _rescaled(recorded: np.ndarray, px_per_angstrom: np.ndarray) -> np.ndarray:
@@ -107,47 +143,114 @@ def rotation_angle(px_per_angstrom: np.ndarray) -> float:
     return float(np.arctan2(turn[1, 0], turn[0, 0]))
 
 
-def _candidates(found: Reflections, motif: Motif):
-    """Maps that carry two of the motif's short reflections onto two peaks without much distortion."""
-    reciprocal = np.linalg.inv(motif.lattice)  # columns are the reciprocal vectors, 1/Å
-    pairs = [
-        ((1, 0), (0, 1)),
-        ((1, 1), (-1, 1)),
-        ((1, 0), (1, 1)),
-        ((0, 1), (-1, 1)),
-        ((2, 0), (0, 1)),
-        ((1, 0), (0, 2)),
-    ]
+def _candidates(found: Reflections, motif: Motif, recorded: np.ndarray, any_scale: bool) -> np.ndarray:
+    """(n, 2, 2) maps that carry two of the motif's strong reflections onto two peaks without much distortion."""
+    h = strong_reflections(motif)
+    g = h @ np.linalg.inv(motif.lattice).T
+    first, second = np.triu_indices(len(h), 1)
+    independent = h[first, 0] * h[second, 1] != h[first, 1] * h[second, 0]
+    basis = np.stack([g[first[independent]], g[second[independent]]], -1)  # columns are reflections, 1/Å
     strong = found.frequency[:12]
     signed = np.concatenate([strong, -strong])
-    for h in pairs:
-        expected = np.linalg.inv(reciprocal @ np.array(h).T)
-        for p, q in itertools.product(strong, signed):
-            dual = np.stack([p, q], 1) @ expected
-            for sign in (1, -1):
-                stretch = np.linalg.svd(dual, compute_uv=False)
-                if np.linalg.det(dual) > 0 and stretch[0] < MAX_STRETCH * 1.05 * stretch[1]:
-                    yield np.linalg.inv(sign * dual).T
+    p, q = (a.ravel() for a in np.meshgrid(np.arange(len(strong)), np.arange(len(signed)), indexing="ij"))
+    seen = np.stack([strong[p], signed[q]], -1)
+    seen = seen[np.abs(np.linalg.det(seen)) > 1e-9]
+    dual = (seen[None] @ np.linalg.inv(basis)[:, None]).reshape(-1, 2, 2)
+    dual = np.concatenate([dual, -dual])
+    dual = dual[np.linalg.det(dual) > 1e-12]
+    maps = np.swapaxes(np.linalg.inv(dual), 1, 2)
+    relative = np.linalg.inv(recorded) @ maps
+    stretch = np.linalg.svd(relative, compute_uv=False)
+    fits = stretch[:, 0] < MAX_STRETCH * 1.05 * stretch[:, 1]
+    if not any_scale:
+        fits &= np.abs(np.log(stretch.prod(1))) < 2 * np.log(1.05 + MAX_SCALE_ERROR)
+    return maps[fits]
+
+
+def strong_reflections(motif: Motif) -> Int[np.ndarray, "n 2"]:
+    """The motif's eight strongest reflections (one of each ± pair) and its shortest."""
+    h = np.array([(i, j) for i in range(-4, 5) for j in range(0, 5) if j > 0 or i > 0])
+    g = np.linalg.norm(h @ np.linalg.inv(motif.lattice).T, axis=1)
+    factor = np.max([reflection_factor(motif, h, power) for power in (1.0, 0.5)], 0)
+    strong = [*np.argsort(-factor, kind="stable")[:8], *np.argsort(g, kind="stable")[:4]]
+    return h[list(dict.fromkeys(strong))]
+
+
+def reflection_factor(motif: Motif, h: np.ndarray, power: float) -> np.ndarray:
+    """(n,) amplitude of reflections (n, 2), the largest 1; power: of the HAADF strength, by imaging mode."""
+    g = np.linalg.norm(h @ np.linalg.inv(motif.lattice).T, axis=1)
+    factor = np.abs((motif.strength**power * np.exp(2j * np.pi * h @ motif.position.T)).sum(1))
+    factor = factor * np.exp(-2 * (np.pi * _COLUMN_RMS * g) ** 2)
+    return factor / factor.max()
 
 
 def score(found: Reflections, motif: Motif, px_per_angstrom: np.ndarray, recorded: np.ndarray) -> float:
-    """0 to 1: power that the lattice explains × likeness of the reflections × closeness to the record."""
-    fractional = found.frequency @ px_per_angstrom @ motif.lattice.T
-    miss = np.abs(fractional - np.round(fractional)).max(1)
-    power = found.amplitude**2
-    explained = power[miss < 0.12].sum() / power.sum()
-    if explained < 0.3:
-        return 0.0
-    h = np.array([(i, j) for i in range(-3, 4) for j in range(0, 4) if j > 0 or i > 0])
+    """0 to 1: likeness of the reflections × closeness to the record."""
+    reach = np.ceil(np.linalg.norm(motif.lattice, axis=1) / 1.2).astype(int)
+    h = np.array([(i, j) for i in range(-reach[0], reach[0] + 1) for j in range(reach[1] + 1) if j > 0 or i > 0])
     g = h @ np.linalg.inv(motif.lattice).T
-    factor = np.abs((motif.strength * np.exp(2j * np.pi * h @ motif.position.T)).sum(1))
-    factor = factor * np.exp(-2 * (np.pi * _COLUMN_RMS) ** 2 * (g**2).sum(1))
     seen = found.at(g @ np.linalg.inv(px_per_angstrom))
-    likeness = (factor * seen).sum() / np.sqrt((factor**2).sum() * (seen**2).sum() + 1e-30)
+    size = np.sqrt((seen**2).sum() + 1e-30)
+    factors = [reflection_factor(motif, h, power) for power in (1.0, 0.6, 0.4)]
+    likeness = max(float((f * seen).sum() / np.sqrt((f**2).sum())) for f in factors) / size
     scale = 0.5 * np.log(abs(np.linalg.det(px_per_angstrom) / np.linalg.det(recorded)))
     stretch = np.linalg.svd(np.linalg.inv(recorded) @ px_per_angstrom, compute_uv=False)
     prior = np.exp(-0.5 * (scale / 0.4) ** 2 - 0.5 * (np.log(stretch[0] / stretch[1]) / 0.15) ** 2)
-    return float(explained * likeness * prior)
+    return float(likeness * prior)
+
+
+def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray) -> Fit | None:
+    """A map that fits clearly once the recorded pixel size counts for nothing, and whose scale is far from it."""
+    fits = tile_fits(tile, motif, recorded, any_scale=True)
+    if not fits or fits[0].score < _CLEAR or fits[0].explained < _CLEAR_SHARE:
+        return None
+    scale = 0.5 * np.log(np.linalg.det(fits[0].frame) / np.linalg.det(recorded))
+    return fits[0] if abs(scale) > np.log1p(MAX_SCALE_ERROR) else None
+
+
+def refusal(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], motif: Motif) -> InputError:
+    """Why no part of an image shows the motif's lattice: none at all, pixels of another size, or another lattice."""
+    rows, cols = (slice(max(0, n // 2 - 512), n // 2 + 512) for n in data.shape)
+    data = np.asarray(data[rows, cols], float)
+    found = Reflections(data)
+    if not found.periodic():
+        return _no_lattice(found)
+    recorded, swapped = np.diag(1 / sampling[::-1]), np.diag(1 / sampling)
+    if max(sampling) > 1.03 * min(sampling):
+        fits = tile_fits(data, motif, swapped)
+        if fits and fits[0].score > _CLEAR:
+            return InputError(
+                "sampling",
+                f"{sampling.round(5).tolist()} Å per pixel (y, x)",
+                "fits the crystal only with its axes swapped",
+                "give sampling (--sampling) as (y, x)",
+            )
+    wrong = rescaled_fit(data, motif, recorded)
+    if wrong is not None:
+        try:
+            check_fit(wrong.frame, motif, sampling)
+        except InputError as error:
+            return error
+    return zone_error(motif, found, sampling)
+
+
+def _no_lattice(found: Reflections) -> InputError:
+    return InputError(
+        "image",
+        f"{len(found.amplitude)} periods found",
+        "shows no lattice",
+        "give an image that resolves atomic columns in two directions",
+    )
+
+
+def too_few(count: int) -> InputError:
+    """The refusal of an image with too few cells."""
+    return InputError(
+        "image",
+        f"{count} cells",
+        "has too few columns on the lattice",
+        f"give an image of at least {MIN_CELLS} complete cells, and check its pixel size",
+    )
 
 
 def zone_error(motif: Motif, found: Reflections, sampling: np.ndarray) -> InputError:
@@ -195,32 +298,3 @@ def check_fit(px_per_angstrom: np.ndarray, motif: Motif, sampling: np.ndarray) -
             "does not fit the image",
             "check crystal and zone axis",
         )
-
-
-def template_score(
-    flat: Float[np.ndarray, "rows cols"], motif: Motif, px_per_angstrom: Float[np.ndarray, "2 2"]
-) -> Float[np.ndarray, "rows cols"]:
-    """Correlation coefficient of 3 × 3 drawn cells with the image, by the middle cell's origin.
-
-    NO_ROOM where they reach over the edge.
-    """
-    cells = np.array(list(itertools.product((-1, 0, 1), repeat=2))) @ motif.lattice
-    at = (cells[:, None] + motif.offset[None]).reshape(-1, 2) @ px_per_angstrom.T
-    height = np.tile(motif.strength, len(cells))
-    width = _COLUMN_RMS * np.sqrt(np.linalg.det(px_per_angstrom))
-    half = int(np.ceil(np.abs(at).max() + 2 * width))
-    y, x = np.mgrid[-half : half + 1, -half : half + 1]
-    drawn, cover = np.zeros(x.shape), np.zeros(x.shape, bool)
-    for (cx, cy), h in zip(at, height, strict=True):
-        square = (x - cx) ** 2 + (y - cy) ** 2
-        drawn += h * np.exp(-0.5 * square / width**2)
-        cover |= square < (1.6 / _COLUMN_RMS * width) ** 2
-    drawn = np.where(cover, drawn - drawn[cover].mean(), 0.0)
-    sums = [
-        signal.fftconvolve(a, k[::-1, ::-1].astype(float), mode="same")
-        for a, k in ((flat, drawn), (flat, cover), (flat**2, cover))
-    ]
-    spread = np.maximum(sums[2] - sums[1] ** 2 / cover.sum(), 1e-6 * np.abs(sums[2]).max())
-    whole = np.zeros(flat.shape, bool)
-    whole[half : flat.shape[0] - half, half : flat.shape[1] - half] = True
-    return np.where(whole, sums[0] / np.sqrt(spread * (drawn**2).sum()), NO_ROOM)

@@ -1,0 +1,122 @@
+"""All cells of a lattice in an image: every region that grows, cleaned of what grew into nothing."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from ferrojax.columns.index import Candidates, Cells, grow_cells, neighbourhood_mean, within
+from ferrojax.columns.orientation import Orientation
+from ferrojax.columns.pixels import find_peaks
+from ferrojax.columns.template import anchor, cell_match
+from ferrojax.crystal.zone import Motif
+
+_TOLERANCE = 0.3  # of the nearest distance between cations
+_LEAST = 0.35  # of the usual likeness
+_REGION = 12  # cells
+_STARTS = 12
+
+
+class Found(NamedTuple):
+    """Cells of all regions; amplitude (n,) of the drawn cell and likeness (n,), 0 where it was not seen."""
+
+    cells: Cells
+    likeness: np.ndarray
+    amplitude: np.ndarray
+
+
+def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation: Orientation, gap: float) -> Found:
+    """Grow the lattice from the orientation's origin, then from whatever else looks like the cell.
+
+    flat: columns bright. gap: px, nearest distance between cations. Cells of later regions are indexed on the
+    first one's lattice as far as it can be extended; `region` counts the regions.
+    """
+    likeness, amplitude = cell_match(flat, trusted, motif, orientation.frame, orientation.power)
+    position, height = find_peaks(likeness, max(0.3 * gap, 1.0), 0.1)
+    column, row = np.round(position).astype(int).T
+    strong = amplitude[row, column]
+    candidates = Candidates(position, height)
+    if not len(position):
+        return _none()
+    start = orientation.origin + orientation.frame @ motif.offset[anchor(motif)]
+    lattice = motif.lattice @ orientation.frame.T
+    first = _start(candidates, start, lattice)
+    reference = float(np.median(height[KDTree(position).query(position[first], k=min(9, len(position)))[1]]))
+    free = height > _LEAST * min(reference, height[first])
+    regions: list[Cells] = []
+    for number in range(_STARTS):
+        cells = grow_cells(candidates, first, lattice, _TOLERANCE * gap, free)
+        free[cells.candidate] = False
+        kept = _cleaned(cells, height, strong)
+        if len(kept.index) >= _REGION:
+            regions.append(kept._replace(region=np.full(len(kept.index), number)))
+            free &= ~within(kept, position)
+        first = _next_start(candidates, free, regions, lattice)
+        if first < 0:
+            break
+    if not regions:
+        return _none()
+    regions = _joined(regions)
+    cells = Cells(*(np.concatenate(parts) for parts in zip(*regions, strict=True)))
+    return Found(cells, height[cells.candidate], strong[cells.candidate])
+
+
+def _none() -> Found:
+    empty = Cells(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)), *np.zeros((3, 0)))
+    return Found(empty, np.zeros(0), np.zeros(0))
+
+
+def _start(candidates: Candidates, near: np.ndarray, lattice: np.ndarray) -> int:
+    """The best candidate among the nine cells round the place that the folded tile gave."""
+    steps = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    miss, row = KDTree(candidates.position).query(near + steps @ lattice)
+    size = np.sqrt(abs(np.linalg.det(lattice)))
+    return int(row[np.argmax(candidates.likeness[row] - miss / size)])
+
+
+def _next_start(candidates: Candidates, free: np.ndarray, regions: list[Cells], lattice: np.ndarray) -> int:
+    """The best candidate that is not on or between cells already known, −1 if there is none."""
+    if not regions:
+        return -1
+    known = np.concatenate([r.position for r in regions])
+    away, _ = KDTree(known).query(candidates.position)
+    short = np.linalg.norm(lattice, axis=1).min()
+    usual = np.median(candidates.likeness[regions[0].candidate])
+    open_to = free & (away > 0.8 * short) & (candidates.likeness > 0.6 * usual)
+    if open_to.sum() < _REGION:
+        return -1
+    rows = np.nonzero(open_to)[0]
+    # a start needs company: the mean likeness of what lies round it
+    _, near = KDTree(candidates.position[rows]).query(candidates.position[rows], k=min(7, len(rows)))
+    return int(rows[np.argmax(candidates.likeness[rows][near].mean(1))])
+
+
+def _cleaned(cells: Cells, likeness: np.ndarray, amplitude: np.ndarray) -> Cells:
+    """Without the cells that grew into vacuum, an amorphous edge or another crystal.
+
+    There, neighbourhoods are unlike the motif, weak, scattered or full of holes.
+    """
+    while len(cells.index):
+        seen, strength = likeness[cells.candidate], amplitude[cells.candidate]
+        alike, count = neighbourhood_mean(cells, seen)
+        strong, _ = neighbourhood_mean(cells, strength)
+        good = (alike > 0.55 * np.median(seen)) & (strong > 0.12 * np.median(strength)) & (count >= 6)
+        if good.all():
+            break
+        cells = cells.chosen(good)
+    return cells
+
+
+def _joined(regions: list[Cells]) -> list[Cells]:
+    """Regions counted on the first one's lattice, extended from its nearest cell and rounded to whole cells."""
+    done = [regions[0]]
+    for region in regions[1:]:
+        known = Cells(*(np.concatenate(parts) for parts in zip(*done, strict=True)))
+        away, near = KDTree(known.position).query(region.position)
+        here = int(np.argmin(away))
+        base = int(near[here])
+        gap = region.position[here] - known.position[base]
+        lattice = 0.5 * (region.lattice[here] + known.lattice[base])
+        offset = known.index[base] - region.index[here] + np.round(gap @ np.linalg.inv(lattice)).astype(int)
+        done.append(region._replace(index=region.index + offset))
+    return done

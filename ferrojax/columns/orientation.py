@@ -1,0 +1,152 @@
+"""Which way the crystal lies in an image, and by which contrast it is seen, from the image's best tiles."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ferrojax.columns import lattice as lat
+from ferrojax.columns.template import MODES, Fold, fold_likeness
+from ferrojax.crystal.zone import Motif
+from ferrojax.errors import InputError
+
+_TILE_CELLS = 14.0  # cells a side
+_TILES = 5  # a side
+_MIN_SCORE = 0.5
+_MIN_LIKENESS = 0.5
+_SAME = 0.02
+"""Likeness closer than this decides nothing."""
+_ALONE = 0.85
+"""Least share of the strongest periods that a single lattice explains."""
+
+
+class Orientation(NamedTuple):
+    """frame: (2, 2) px per Å. origin: (2,) px, where a cell's origin is. mode: key of MODES. power: of the motif's strength that
+    brightness follows. likeness: −1 to 1.
+    polarity: 1 for bright columns, −1 for dark ones. ambiguity: what stayed undecided."""
+
+    frame: np.ndarray
+    origin: np.ndarray
+    mode: str
+    power: float
+    likeness: float
+    polarity: int
+    ambiguity: tuple[str, ...]
+
+
+def orient(
+    flat: Float[np.ndarray, "rows cols"],
+    trusted: Bool[np.ndarray, "rows cols"],
+    motif: Motif,
+    recorded: Float[np.ndarray, "2 2"],
+    mode: str | None = None,
+) -> Orientation | None:
+    """The best map of the motif onto the image; None where no tile shows the motif's lattice.
+
+    flat: background-free, contrast evened out. recorded: (2, 2) px per Å as recorded.
+    Errors: InputError where the lattice fits and the intensities do not, or where two lattices lie on each other.
+    """
+    corners, side = tile_corners(flat.shape, motif, recorded)
+    best: tuple[lat.Fit, np.ndarray] | None = None
+    fits: list[lat.Fit] = []
+    for r, c in corners:
+        window = (slice(r, r + side[0]), slice(c, c + side[1]))
+        if trusted[window].mean() < 0.7:
+            continue
+        found = lat.tile_fits(flat[window], motif, recorded)
+        if found and (best is None or found[0].score > best[0].score):
+            best, fits = (found[0], np.array([c, r], float)), found
+    if best is None or best[0].score < _MIN_SCORE:
+        return None
+    corner = best[1]
+    c, r = corner.astype(int)
+    tile = flat[r : r + side[0], c : c + side[1]]
+    if max(f.explained for f in fits) < _ALONE:
+        wrong = lat.rescaled_fit(tile, motif, recorded)
+        if wrong is not None:
+            return None
+        raise InputError(
+            "image",
+            f"{100 * (1 - max(f.explained for f in fits)):.0f} % of its periods belong to something else",
+            f"shows another lattice on top of {motif.zone}",
+            "give a region with one crystal in the beam's path, or the right pixel size with sampling (--sampling)",
+        )
+    return _decide(tile, motif, fits, mode, corner)
+
+
+def tile_corners(shape: tuple[int, ...], motif: Motif, recorded: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
+    """Corners (row, column) of up to 25 tiles spread over the image, and their (rows, cols)."""
+    scale = np.sqrt(np.linalg.det(recorded))
+    wanted = max(int(_TILE_CELLS * scale * np.sqrt(abs(np.linalg.det(motif.lattice)))), 48)
+    side = [min(wanted, n) for n in shape]
+    starts = []
+    for n, s in zip(shape, side, strict=True):
+        count = min(_TILES, 1 + int(np.ceil((n - s) / (0.5 * s))))
+        starts.append(np.unique(np.linspace(0, n - s, count).astype(int)))
+    return [(int(r), int(c)) for r in starts[0] for c in starts[1]], side
+
+
+class _Try(NamedTuple):
+    """One reading of a tile: a map, and the sign and power that brightness follows."""
+
+    fold: Fold
+    frame: np.ndarray
+    polarity: int
+    power: float
+
+
+def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | None, corner: np.ndarray) -> Orientation:
+    """Of maps that the lattice cannot tell apart, the one whose intensities fit best; of equals the smallest turn."""
+    tried = []
+    for fit in fits:
+        for power in sorted({p for _, powers in MODES.values() for p in powers}):
+            folds = fold_likeness(tile, motif, fit.frame, power)
+            tried += [_Try(f, fit.frame, p, power) for f, p in zip(folds, (1, -1), strict=True)]
+    top = max(tried, key=_likeness)
+    lawful = [t for t in tried if any(_allows(m, t) for m in ([mode] if mode else MODES))]
+    best = max(lawful, key=_likeness)
+    inverted = _likeness(top) > _likeness(best) + _SAME
+    if _likeness(best) < _MIN_LIKENESS or inverted:
+        raise InputError(
+            "image",
+            f"likeness {_likeness(best):.2f} of 1" + (f", {_likeness(top):.2f} inverted" if inverted else ""),
+            "does not look like the crystal along this zone axis (bright columns on a dark ground expected, or ABF)",
+            "check crystal, zone axis and mode; invert a bright-field image",
+        )
+    rivals = [t for t in tried if t.power == best.power and t.polarity == best.polarity]
+    rivals = [t for t in rivals if _likeness(t) > _likeness(best) - max(_SAME, 3 * t.fold.error)]
+    alike = [equal_view(motif, best.frame, t.frame) for t in rivals]
+    ambiguity = () if all(alike) else ("turns of the crystal that intensities could not tell apart",)
+    chosen = min((t for t, a in zip(rivals, alike, strict=True) if a), key=_turn)
+    origin = chosen.fold.origin + corner
+    named = mode or next(m for m in MODES if _allows(m, chosen))
+    return Orientation(chosen.frame, origin, named, chosen.power, _likeness(chosen), chosen.polarity, ambiguity)
+
+
+def _allows(mode: str, reading: _Try) -> bool:
+    sign, powers = MODES[mode]
+    return reading.polarity == sign and reading.power in powers
+
+
+def _likeness(t: _Try) -> float:
+    return t.fold.likeness
+
+
+def _turn(t: _Try) -> float:
+    return abs(lat.rotation_angle(t.frame))
+
+
+def equal_view(motif: Motif, one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two maps (px per Å) show the same picture: they differ by a symmetry of the motif, up to a shift."""
+    turn = motif.lattice @ np.linalg.inv(one).T @ other.T @ np.linalg.inv(motif.lattice)
+    whole = np.round(np.linalg.inv(turn)) if abs(np.linalg.det(turn)) > 1e-6 else np.zeros((2, 2))
+    if abs(abs(np.linalg.det(whole)) - 1) > 1e-6:
+        return False
+    moved = motif.position @ whole
+    for shift in motif.position - moved[0]:
+        gap = moved[:, None] + shift - motif.position[None]
+        near = np.linalg.norm((gap - np.round(gap)) @ motif.lattice, axis=-1) < 0.3
+        alike = np.abs(motif.strength[:, None] - motif.strength[None]) < 0.02 * motif.strength.max()
+        if (near & alike).any(1).all():
+            return True
+    return False
