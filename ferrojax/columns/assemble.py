@@ -16,12 +16,12 @@ _EDGE = 0.4
 
 def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows cols"]) -> Int[np.ndarray, " n"]:
     """(n,) index into REJECTIONS."""
-    site = np.maximum(seeds.site, 0)
+    kind = np.maximum(seeds.column, 0)
     gap = seeds.gap * seeds.scale
     residual = relative_residual(fit, data)
-    rejection = np.full(len(site), ACCEPTED)
-    for s in range(site.max() + 1):
-        mine = site == s
+    rejection = np.full(len(kind), ACCEPTED)
+    for k in range(kind.max() + 1):
+        mine = kind == k
         if not mine.any():
             continue
         amplitude, width = np.median(fit.amplitude[mine]), np.median(fit.shape[mine, 0])
@@ -47,16 +47,19 @@ def assemble(
     data: Float[np.ndarray, "rows cols"],
     fit: FittedColumns,
     seeds: Seeds,
-    rejection: Int[np.ndarray, " n"],
+    verdict: tuple[np.ndarray, np.ndarray],
     calibration: Calibration | None,
 ) -> Columns:
-    """Columns in Å: calibrated, or recorded Å without a calibration."""
+    """Columns in Å: calibrated, or recorded Å without a calibration.
+
+    verdict: rejection (n,) and which columns make up the lattice (n,).
+    """
+    rejection, anchored = verdict
     affine = np.linalg.inv(seeds.frame) if calibration is None else np.asarray(calibration.affine, float)
-    factor = misfit(data, fit, np.maximum(seeds.site, 0), rejection == ACCEPTED)
+    factor = misfit(data, fit, np.maximum(seeds.column, 0), rejection == ACCEPTED)
     covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
-    good_a = (seeds.site == 0) & (rejection == ACCEPTED)
-    if good_a.any():
-        scatter = scan_scatter(fit.position[good_a] @ affine.T, covariance[good_a], seeds.index[good_a])
+    if anchored.any():
+        scatter = scan_scatter(fit.position[anchored] @ affine.T, covariance[anchored], seeds.index[anchored])
         covariance = covariance + np.diag(scatter)
     kind = jnp.result_type(float)
     return Columns(

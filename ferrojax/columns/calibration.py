@@ -10,9 +10,12 @@ from ferrojax.columns.index import fit_lattice
 from ferrojax.crystal.zone import Motif
 
 
-def calibrate(position: np.ndarray, index: np.ndarray, motif: Motif, sampling: np.ndarray) -> Calibration:
-    """Affine step and its figures from A columns (n, 2) px at lattice indices (n, 2)."""
+def calibrate(
+    position: np.ndarray, index: np.ndarray, motif: Motif, sampling: np.ndarray, column: int = 0
+) -> Calibration:
+    """Affine step and its figures from columns (n, 2) px of one kind (row of the motif) at lattice indices (n, 2)."""
     origin, lattice_px, residual = fit_lattice(index, position)
+    origin = origin - (motif.position[column] - motif.position[0]) @ lattice_px
     to_crystal = motif.lattice.T @ np.linalg.inv(lattice_px.T)
     inverse_rotation, affine = linalg.polar(to_crystal)
     lat.check_fit(np.linalg.inv(to_crystal), motif, sampling)

@@ -1,6 +1,7 @@
 """From an image to fitted, indexed and calibrated columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, Columns
 from ferrojax.columns.fit import FitSettings, fit_columns
 from ferrojax.columns.noise import Noise
+from ferrojax.columns.pixels import saturated_pixels
 from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
+from ferrojax.columns.template import anchor
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
@@ -18,31 +21,48 @@ from ferrojax.image import Image
 CORE = 0.5
 _KNOTS = 3.0
 """Periods of the lattice between the knots of the background."""
-_Options = tuple[Noise | None, float | None]
 _ONE_IMAGE = "pass one two-dimensional image"
 
 
+class _Options(NamedTuple):
+    mode: str | None
+    noise: Noise | None
+    core: float | None
+    progress: Callable[[str], None]
+
+
 def find_columns(
-    image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None, *, noise: Noise | None = None, core: float | None = CORE
+    image: Image,
+    crystal: Crystal | None = None,
+    zone: Sequence[int] | None = None,
+    *,
+    mode: str | None = None,
+    noise: Noise | None = None,
+    core: float | None = CORE,
+    progress: Callable[[str], None] | None = None,
 ) -> Columns:
     """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
 
     With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
     one every bright column is fitted and positions are in recorded Å.
+    mode: "HAADF" (or any dark field), "ABF" or "iDPC"; None tells it from the image.
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
-    core: pixels farther from every column than this share of the nearest distance between columns do not count (None: all
-    do): there a real image shows tails and faint columns that no model draws, and they bias positions.
-    Errors: InputError where the image shows no lattice, the zone axis or the pixel size does not fit, or
-    fewer than 12 cells are complete.
+    core: pixels farther from every column than this share of the nearest distance between columns do not count
+    (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
+    progress: called with a word before every stage.
+    Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
+    than 12 cells are complete.
     """
     data = image_data(image)
     sampling = np.asarray(image.sampling, float)
+    options = _Options(mode, noise, core, progress or (lambda _: None))
+    options.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling, (noise, core))
+        return _unlabelled(data, sampling, options)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, motif, (noise, core))
+    return _labelled(data, sampling, motif, options)
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -61,23 +81,29 @@ def image_data(image: Image) -> np.ndarray:
 
 
 def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
-    noise, core = options
-    return FitSettings(knots, noise=noise, core=None if core is None else core * seeds.gap * seeds.scale)
+    core = None if options.core is None else options.core * seeds.gap * seeds.scale
+    return FitSettings(knots * seeds.scale, noise=options.noise, core=core)
 
 
 def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, options: _Options) -> Columns:
-    seeds = seed_columns(data, sampling, motif)
-    period = float(np.linalg.norm(motif.lattice, axis=1).max()) * seeds.scale
-    fitted = fit_columns(data, seeds.position, seeds.site, _settings(_KNOTS * period, seeds, options))
+    seeds = seed_columns(data, sampling, motif, options.mode)
+    options.progress(f"fitting {len(seeds.site)} columns")
+    settings = _settings(_KNOTS * float(np.linalg.norm(motif.lattice, axis=1).max()), seeds, options)
+    start = np.concatenate([seeds.position, seeds.stray])
+    group = np.concatenate([seeds.column, np.full(len(seeds.stray), len(motif.label))])
+    bright = seeds.polarity * data
+    fitted = fit_columns(bright, start, group, settings, ~saturated_pixels(bright))
+    options.progress("checking columns")
     seen = inside(seeds.position, data.shape)
-    fitted, seeds = fitted.chosen(seen), seeds[seen]
-    rejection = rejections(fitted, seeds, data)
-    good_a = (seeds.site == 0) & (rejection == ACCEPTED)
-    if good_a.sum() < MIN_CELLS:
-        raise too_few(int(good_a.sum()))
-    calibration = calibrate(fitted.position[good_a], seeds.index[good_a], motif, sampling)
-    columns = assemble(data, fitted, seeds, rejection, calibration)
-    _check_contrast(columns, motif)
+    fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
+    rejection = rejections(fitted, seeds, bright)
+    anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
+    if anchored.sum() < MIN_CELLS:
+        raise too_few(int(anchored.sum()))
+    calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
+    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
+    if seeds.mode == "HAADF":
+        _check_contrast(columns, motif)
     return columns
 
 
@@ -103,6 +129,7 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
 
 def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> Columns:
     seeds = seed_positions(data, sampling)
-    settings = _settings(_KNOTS * 2 * seeds.gap * seeds.scale, seeds, options)._replace(spread=0.2)
-    fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings)
-    return assemble(data, fitted, seeds, rejections(fitted, seeds, data), None)
+    settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
+    fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(data))
+    rejection = rejections(fitted, seeds, data)
+    return assemble(data, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)

@@ -24,8 +24,8 @@ class Normal(eqx.Module):
 
     own: (n, 6, 6) a column with itself (position, amplitude, shape). pair: (pairs, 6, 6) the columns of an edge.
     cross: (n, 6, qy, qx) a column with the background splines it meets. ground: (k, k). scale: (n, 6), and
-    ground_scale (k,), the units taken out. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the background's
-    block once the columns are eliminated, each on its own.
+    ground_scale (k,), the units taken out. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the
+    background's block once the columns are eliminated, each on its own.
     """
 
     own: Float[Array, "n 6 6"]
@@ -219,8 +219,8 @@ def solve(normal: Normal, columns: Float[Array, "n 6"], ground: Float[Array, "ky
 def position_covariance(normal: Normal) -> Float[Array, "n 2 2"]:
     """(n, 2, 2) px² of every position, its own parameters, its neighbours and the background marginalised.
 
-    A neighbour enters with all its own parameters but without its own neighbours beyond the column, exact to third order
-    in the overlap. Infinite where the pixels do not determine a column.
+    A neighbour enters with all its own parameters but without its own neighbours beyond the column, exact to third
+    order in the overlap. Infinite where the pixels do not determine a column.
     """
     i, j = normal.edge.T
     n = len(normal.own)

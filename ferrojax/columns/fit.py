@@ -6,7 +6,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ferrojax.columns.likelihood import Fit, ShapePrior, maximum_likelihood
 from ferrojax.columns.model import ImageModel, Parameters, plan_model
@@ -23,9 +23,11 @@ _LEAST_CORE = 2.0
 class FitSettings(NamedTuple):
     """How columns are fitted.
 
-    knots: px between the knots of the background. spread: of the columns' widths round their group's (log), a third of
-    it for ellipticities. core: px; pixels farther from every column do not count (None: all do), because there a real
-    image has what the model does not draw: wide tails and faint columns. noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
+    knots: px between the knots of the background.
+    spread: of the columns' widths round their group's (log), a third of it for ellipticities.
+    core: px; pixels farther from every column do not count (None: all do), because there a real image has what the
+    model does not draw: wide tails and faint columns.
+    noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
     tie: sets held columns from the fitted ones between rounds.
     """
 
@@ -39,8 +41,8 @@ class FitSettings(NamedTuple):
 
 
 class FittedColumns(NamedTuple):
-    """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under every
-    column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
+    """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under
+    every column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
     known: the noise was given."""
 
     position: np.ndarray
@@ -74,8 +76,8 @@ def fit_columns(
     """Fit every column of an image, neighbours and background included.
 
     start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
-    Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their group,
-    those farther off are only drawn.
+    Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their
+    group, those farther off are only drawn.
     """
     inside = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
     width = guess_width(data, start[inside], group[inside])
@@ -85,10 +87,11 @@ def fit_columns(
     unit = jnp.asarray((data - level) / scale, real)
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
     shapes = ShapePrior(group, inside, settings.spread)
+    seen = None if mask is None else jnp.asarray(mask)
     held = _Held(np.asarray(model.free), inside, group, settings.tie)
     core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
     fit = maximum_likelihood(
-        model, unit, first, shapes=shapes, noise=noise, mask=mask, core=core, tie=held, rounds=settings.rounds
+        model, unit, first, shapes=shapes, noise=noise, mask=seen, core=core, tie=held, rounds=settings.rounds
     )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
 

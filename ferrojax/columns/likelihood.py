@@ -27,8 +27,8 @@ _STEPS = 4
 _MOVE = 0.5
 """Widths that a column may move in one step."""
 _LOOSE, _FIRM = 2.0, 0.2
-"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters only
-to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
+"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters
+only to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
 
 
 class Fit(NamedTuple):
@@ -68,8 +68,9 @@ def maximum_likelihood(
 ) -> Fit:
     """The most likely columns and background.
 
-    start: columns within a width or so. noise: None estimates it from the residuals (level and slope). mask: pixels that
-    count. core: px; pixels farther from every column do not count (None: all do). tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
+    start: columns within a width or so. noise: None estimates it from the residuals (level and slope).
+    mask: pixels that count. core: px; pixels farther from every column do not count (None: all do).
+    tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
     """
     whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
     known = noise
@@ -154,7 +155,9 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
 
 def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:
     """The step, with columns kept from jumping."""
-    limit = jnp.column_stack([*[_MOVE * jnp.exp(p.shape[:, 0])] * 2, jnp.abs(mean[:, 2]) + 1e-3, *[jnp.full(len(mean), 0.2)] * 3])
+    limit = jnp.column_stack(
+        [*[_MOVE * jnp.exp(p.shape[:, 0])] * 2, jnp.abs(mean[:, 2]) + 1e-3, *[jnp.full(len(mean), 0.2)] * 3]
+    )
     columns = jnp.clip(columns, -limit, limit)
     return Parameters(
         p.position + columns[:, :2], p.amplitude + columns[:, 2], p.shape + columns[:, 3:], p.ground + ground

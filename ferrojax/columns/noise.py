@@ -96,12 +96,13 @@ def estimate_noise(
     square = residual**2
     rounding = (_ROUNDING * jnp.finfo(expected.dtype).eps * spread) ** 2
     typical = jnp.maximum((seen * square).sum() / seen.sum(), rounding)
+    square = square / typical
     # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
-    constant, slope = typical, jnp.zeros_like(typical)
+    constant, slope = jnp.ones_like(typical), jnp.zeros_like(typical)
     for _ in range(3):
         w = seen / (constant + slope * z) ** 2
-        s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()])
-        v = jnp.stack([(w * square).sum(), (w * z * square).sum()])
-        slope = jnp.clip((s[0] * v[1] - s[1] * v[0]) / (s[0] * s[2] - s[1] ** 2 + 1e-30), 0.0, 20 * typical)
-        constant = jnp.maximum((v[0] - slope * s[1]) / s[0], 0.05 * typical)
-    return FittedNoise(constant, slope / spread, low)
+        s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()]) / w.sum()
+        v = jnp.stack([(w * square).sum(), (w * z * square).sum()]) / w.sum()
+        slope = jnp.clip((v[1] - s[1] * v[0]) / (s[2] - s[1] ** 2 + 1e-12), 0.0, 20.0)
+        constant = jnp.maximum(v[0] - slope * s[1], 0.05)
+    return FittedNoise(typical * constant, typical * slope / spread, low)

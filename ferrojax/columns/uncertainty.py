@@ -8,8 +8,8 @@ from ferrojax.columns.fit import FittedColumns
 _PARAMETERS = 4
 """Of a column that its own pixels decide; its shape is mostly the sublattice's."""
 _AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_RADIUS = 2.0
-"""Widths round a column in which residuals count."""
+_RADIUS, _WIDE = 2.0, 3.5
+"""Widths round a column in which residuals count: for the size of the noise, and for its correlation."""
 _CORRELATED = 1.1
 """px, correlation area above which noise is not white."""
 _SAMPLE = 1000
@@ -21,16 +21,15 @@ def residual_windows(
     seen: Bool[np.ndarray, "rows cols"],
     position: Float[np.ndarray, "n 2"],
     width: Float[np.ndarray, " n"],
+    reach: float = _RADIUS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (n, m, m) of an image round the columns, and which of their pixels count: seen and within 2 widths."""
-    radius = _RADIUS * np.median(width)
+    """Windows (n, m, m) of an image round the columns, and which of their pixels count: seen and within `reach` widths."""
+    radius = reach * np.median(width)
     half = int(np.ceil(radius)) + 1
     middle = np.clip(np.round(position).astype(int), 0, np.array(image.shape[::-1]) - 1)
     step = np.arange(-half, half + 1)
     x, y = (middle[:, k, None] + half + step for k in (0, 1))
-    value, count = (
-        np.pad(a.astype(np.float32), half)[y[:, :, None], x[:, None, :]] for a in (image, seen)
-    )
+    value, count = (np.pad(a.astype(np.float32), half)[y[:, :, None], x[:, None, :]] for a in (image, seen))
     offset = middle - position
     far = (step[None, None, :] + offset[:, 0, None, None]) ** 2 + (step[None, :, None] + offset[:, 1, None, None]) ** 2
     return value, count * (far < radius**2)
@@ -42,8 +41,8 @@ def misfit(
     """(n,) factor by which a column's covariance grows over that of white noise of the variance in `fit`.
 
     Variance of the residual in units of the noise's, times the noise's correlation area in px. The mean residual of a
-    sublattice is misfit of the model, the same for all, and moves no column: it is taken out. Where the noise was given,
-    the factor differs from 1 only where residuals are significantly larger.
+    sublattice is misfit of the model, the same for all, and moves no column: it is taken out. Where the noise was
+    given, the factor differs from 1 only where residuals are significantly larger.
     """
     z = (data - fit.image) * fit.seen / np.sqrt(fit.variance)
     value, weight = residual_windows(z, fit.seen, fit.position, fit.width)
@@ -52,9 +51,7 @@ def misfit(
         if chosen.sum() > 20:
             value[group == g] -= value[chosen].mean(0)
     total = weight.sum((1, 2))
-    sample = np.nonzero(usable)[0]
-    sample = sample[:: max(1, len(sample) // _SAMPLE)]
-    area = _correlation_area(weight[sample] * value[sample], weight[sample])
+    area = _noise_area(z, fit, group, usable)
     # A fit takes up one independent patch of noise a parameter, however many pixels the patch has.
     freedom = np.maximum(total - _PARAMETERS * area, 0.2 * total + 1e-6)
     own = (weight * value**2).sum((1, 2)) / freedom
@@ -68,6 +65,17 @@ def misfit(
                 calm = own < 1 + 4 * np.sqrt(2 / freedom)
                 factor[(group == g) & calm] = 1.0
     return (np.maximum(factor, 1.0) if fit.known else factor) * area
+
+
+def _noise_area(z: np.ndarray, fit: FittedColumns, group: np.ndarray, usable: np.ndarray) -> float:
+    """Correlation area (px) of residuals z round some of the columns, without what is common to a sublattice."""
+    rows = np.nonzero(usable)[0]
+    rows = rows[:: max(1, len(rows) // _SAMPLE)]
+    value, weight = residual_windows(z, fit.seen, fit.position[rows], fit.width[rows], _WIDE)
+    for g in np.unique(group[rows]):
+        if (group[rows] == g).sum() > 20:
+            value[group[rows] == g] -= value[group[rows] == g].mean(0)
+    return _correlation_area(weight * value, weight)
 
 
 def _correlation_area(residual: np.ndarray, mask: np.ndarray) -> float:
