@@ -111,6 +111,30 @@ def plane_vectors(
     return vectors[np.linalg.norm(vectors @ cell, axis=1) <= max_edge]
 
 
+def plane_basis(
+    cell: Float[np.ndarray, "3 3"], beam: Int[np.ndarray, "3"], basis: Float[np.ndarray, "3 3"]
+) -> Int[np.ndarray, "2 3"]:
+    """Two lattice vectors whose projections along the beam are the shortest pair, right-handed about it.
+
+    cell: primitive, rows, Å. basis: its rows in units of a conventional cell; among equally long vectors those of
+    the shortest and most positive conventional indices are taken, so that [001] of a cubic cell gives [100], [010].
+    """
+    across = np.eye(3) - np.outer(beam @ cell, beam @ cell) / float((beam @ cell) @ (beam @ cell))
+    one, two, _ = completed_basis(beam)
+    first, second = _reduced(one, two, cell @ across)
+    small = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3) if i or j])
+    lifted = (small @ np.array([first, second]))[:, None] + np.arange(-6, 7)[:, None] * beam
+    vectors = lifted.reshape(-1, 3)
+    given = (vectors @ basis).round(4)
+    length = np.linalg.norm(vectors @ cell @ across, axis=1).round(3)
+    vectors = vectors[np.lexsort([*(-given.T[::-1]), np.abs(given).sum(1).round(3), length])]
+    flat = vectors @ cell @ across
+    area = np.linalg.norm(np.cross(first @ cell @ across, second @ cell @ across))
+    signed = np.cross(flat[0], flat) @ (beam @ cell) / np.linalg.norm(beam @ cell)
+    partner = int(np.flatnonzero(np.abs(signed / area - 1) < 1e-3)[0])
+    return np.array([vectors[0], vectors[partner]])
+
+
 def _reduced(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lagrange's reduction of a plane lattice to its shortest pair."""
     while True:
