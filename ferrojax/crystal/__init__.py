@@ -8,6 +8,9 @@ from ferrojax.crystal.components import column_components as column_components
 from ferrojax.crystal.crystal import Crystal as Crystal
 from ferrojax.crystal.materials import available_materials as available_materials
 from ferrojax.crystal.materials import material as material
+from ferrojax.crystal.polar import PolarizationResponse as PolarizationResponse
+from ferrojax.crystal.polar import polar_crystal as polar_crystal
+from ferrojax.crystal.polar import polarization_response as polarization_response
 from ferrojax.crystal.substitution import draw_occupancy as draw_occupancy
 from ferrojax.crystal.substitution import substitute as substitute
 from ferrojax.crystal.supercell import OrientedSupercell as OrientedSupercell

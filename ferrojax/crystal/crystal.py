@@ -18,9 +18,11 @@ class Crystal(eqx.Module):
     thermal_rms: (n,) Å, root mean square per axis.
     soft_mode: (n, 3, 3); site i moves by soft_mode[i] @ d when B is displaced by d (Å) against A. None: not polar.
     born_charge: (n, 3, 3) e, neutral by construction; None where no cited table exists.
-    mode_charge: (3, 3) e, mode-effective: P = mode_charge @ d e/V for B displaced by d (Å) against A with every
-    other site following, V the cell's volume. Used where there are no Born charges. None: unknown.
-    number, label: atomic numbers and site labels ("A", "B", "O"), static.
+    mode_charge: (3, 3) e per B site, mode-effective: P = e n_B/V mode_charge @ d for the cell's n_B sites B
+    displaced by d (Å) against A with every other site following. Stands in for Born charges. None: unknown.
+    response_error: the relative uncertainty of polarization per displacement; None: unknown.
+    number, label: atomic numbers and site labels: "A" (the cages), "B" (inside them, what is displaced) and "O"
+    (all the rest). Static.
     sources: field -> citation.
     """
 
@@ -31,6 +33,7 @@ class Crystal(eqx.Module):
     soft_mode: Float[Array, "sites 3 3"] | None
     born_charge: Float[Array, "sites 3 3"] | None
     mode_charge: Float[Array, "3 3"] | None
+    response_error: float | None = eqx.field(static=True)
     number: tuple[int, ...] = eqx.field(static=True)
     label: tuple[str, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True)
@@ -49,6 +52,7 @@ class Crystal(eqx.Module):
         soft_mode: ArrayLike | None = None,
         born_charge: ArrayLike | None = None,
         mode_charge: ArrayLike | None = None,
+        response_error: float | None = None,
         sources: Mapping[str, str] | tuple[tuple[str, str], ...] = (),
     ):
         dtype, n = jnp.result_type(float), len(number)
@@ -59,6 +63,7 @@ class Crystal(eqx.Module):
         self.soft_mode = None if soft_mode is None else jnp.asarray(soft_mode, dtype)
         self.born_charge = None if born_charge is None else jnp.asarray(born_charge, dtype)
         self.mode_charge = None if mode_charge is None else jnp.asarray(mode_charge, dtype)
+        self.response_error = response_error
         self.number, self.label, self.name = number, label, name
         self.sources = tuple(sorted(dict(sources).items()))
 

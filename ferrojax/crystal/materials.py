@@ -25,7 +25,7 @@ def material(name: str) -> Crystal:
     text = files("ferrojax.crystal").joinpath("library", f"{name}.json").read_text(encoding="utf-8")
     record = json.loads(text)
     sites = record["sites"]
-    mode, charge, effective = record["soft_mode"], record["born_charges"], record.get("mode_charge")
+    mode, charge, effective = record["soft_mode"], record["born_charges"], record["mode_charge"]
     cell = np.asarray(record["cell_A"], float)
     occupancy = np.array([site.get("occupancy", 1.0) for site in sites])
     return Crystal(
@@ -38,7 +38,8 @@ def material(name: str) -> Crystal:
         occupancy=occupancy,
         soft_mode=None if mode is None else _tensors(sites, {"A": 0.0, "B": 1.0, **mode}),
         born_charge=None if charge is None else _neutral(_tensors(sites, charge), occupancy),
-        mode_charge=None if effective is None else np.asarray(effective, float) * np.eye(3),
+        mode_charge=None if effective is None else np.diag(np.broadcast_to(np.asarray(effective, float), 3)),
+        response_error=record["response_error"],
         sources=record["sources"],
     )
 

@@ -13,10 +13,6 @@ from ferrojax.crystal.lattice import plane_basis, primitive_cell
 from ferrojax.errors import InputError
 
 Z_CONTRAST_EXPONENT = 1.7
-SAME_COLUMN = 0.3
-"""Å; atoms of a kind (cations, or light atoms) that project closer than this share a column."""
-SAME_SPOT = 0.5
-"""Å; a light atom that projects closer than this to a cation's column is not resolved from it and belongs to it."""
 _REMEDY = "give three small integers such as (0, 0, 1) or (1, 1, 0)"
 
 
@@ -62,14 +58,14 @@ class Motif(eqx.Module):
 
     @property
     def shell_index(self) -> Int[np.ndarray, "shell 2"]:
-        return self._first_shell.index
+        return self._b_shell.index
 
     @property
     def shell_weight(self) -> Float[np.ndarray, " shell"]:
-        return self._first_shell.weight
+        return self._b_shell.weight
 
     @property
-    def _first_shell(self) -> Shell:
+    def _b_shell(self) -> Shell:
         return self.shells[self.label.index("B")] if "B" in self.label else _EMPTY
 
     @property
@@ -110,11 +106,13 @@ def checked_zone(zone: Sequence[int]) -> tuple[int, int, int]:
     return u // divisor, v // divisor, w // divisor
 
 
-def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1)) -> Motif:
+def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1), resolution: float = 0.6) -> Motif:
     """Project a crystal along a zone axis, given as direct-lattice indices [uvw] of its cell.
 
     The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice.
     Three indices of a hexagonal cell: [11-20] is [110], [1-100] is [1-10].
+    resolution: Å; sites that project closer than this to the heaviest-labelled site of a column (A, then B, then O)
+    belong to that column, because no image shows them apart.
     Errors: InputError for a zone that is not three small integers, not all zero.
     """
     uvw = checked_zone(zone)
@@ -132,7 +130,7 @@ def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1)) -> Motif:
     lattice = flat @ axes.T
     to_plane = axes.T @ np.linalg.inv(lattice)
     plane = fractional @ cell @ to_plane
-    members = _columns(plane, lattice, crystal.label, kept)
+    members = _columns(plane, lattice, crystal.label, kept, resolution)
     label = tuple(crystal.label[group[0]] for group in members)
     position = np.array([_centre(plane, group, crystal) for group in members])
     position = np.mod(position + 1e-6, 1.0) - 1e-6
@@ -153,16 +151,14 @@ def site_kinds(crystal: Crystal) -> list[tuple]:
     return list(zip(crystal.number, crystal.label, occupancy, rows, strict=True))
 
 
-def _columns(plane: np.ndarray, lattice: np.ndarray, labels: Sequence[str], kept: np.ndarray) -> list[list[int]]:
-    """Group the sites that project onto each other, heavy ones first; each joins the nearest column it may."""
+def _columns(plane: np.ndarray, lattice: np.ndarray, labels: Sequence[str], kept: np.ndarray, resolution: float):
+    """Group the sites that project onto each other, A first, then B; each joins the nearest column within reach."""
     order = sorted((int(i) for i in kept), key=lambda i: ("ABO".index(labels[i]), i))
     groups: list[list[int]] = []
     for i in order:
         gaps = plane[i] - plane[[group[0] for group in groups]].reshape(-1, 2)
         distance = np.linalg.norm((gaps - np.round(gaps)) @ lattice, axis=1)
-        mixed = np.array([(labels[i] == "O") != (labels[group[0]] == "O") for group in groups], bool)
-        distance = np.where(distance < np.where(mixed, SAME_SPOT, SAME_COLUMN), distance, np.inf)
-        if groups and np.isfinite(distance.min()):
+        if groups and distance.min() < resolution:
             groups[int(distance.argmin())].append(i)
         else:
             groups.append([i])
@@ -193,7 +189,7 @@ def _shell(
     home = {i: k for k, group in enumerate(members) for i in group if labels[i] == "A"}
     if labels[members[column][0]] != "B" or not home:
         return _EMPTY
-    a_sites = np.array(sorted(home))
+    a_sites = _one_a_site(sorted(home), at)
     shifts = np.array(list(itertools.product(range(-3, 4), repeat=3)))
     found = []
     for b in (i for i in members[column] if labels[i] == "B"):
@@ -207,10 +203,17 @@ def _shell(
     return Shell(rows[:, 0], rows[:, 1:], count / count.sum())
 
 
+def _one_a_site(sites: list[int], at: np.ndarray) -> np.ndarray:
+    """The sites without those that share the place of an earlier one, such as two elements at random on it."""
+    gap = at[sites][:, None] - at[sites][None]
+    shared = np.abs(gap - np.round(gap)).max(-1) < 1e-3
+    return np.array(sites)[shared.argmax(1) == np.arange(len(sites))]
+
+
 def _first_shell(distance: np.ndarray) -> np.ndarray:
     """Indices of the neighbours before the widest relative gap, within twice the shortest distance."""
     order = np.argsort(distance)[:64]
     sorted_distance = distance[order]
-    inside = int((sorted_distance <= 2 * sorted_distance[0]).sum())
+    inside = min(int((sorted_distance <= 2 * sorted_distance[0]).sum()), len(order) - 1)
     ratio = sorted_distance[1 : inside + 1] / sorted_distance[:inside]
     return order[: int(ratio.argmax()) + 1]
