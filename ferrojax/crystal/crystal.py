@@ -1,6 +1,7 @@
 """Crystal: a reference cell, its sites and what is known of their charges and soft mode."""
 
 from collections.abc import Mapping
+from os import PathLike
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -70,3 +71,34 @@ class Crystal(eqx.Module):
     @property
     def elements(self) -> tuple[str, ...]:
         return tuple(SYMBOLS[z] for z in self.number)
+
+    @staticmethod
+    def from_file(
+        path: str | PathLike,
+        *,
+        labels: Mapping[str, str] | None = None,
+        thermal_rms: float | Mapping[str, float] | None = None,
+        occupancy: Mapping[str, float] | None = None,
+        soft_mode: ArrayLike | Mapping[str, float] | None = None,
+        born_charge: ArrayLike | Mapping[str, float] | None = None,
+        name: str | None = None,
+        index: int | None = None,
+    ) -> "Crystal":
+        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, shared sites kept.
+
+        labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it they are inferred from the coordination, where that
+        decides. thermal_rms: Å per axis; without it the file's, else an assumed value that `sources` calls so.
+        Everything else, and the errors: see `ferrojax.crystal.files.read_crystal`.
+        """
+        from ferrojax.crystal.files import read_crystal
+
+        return read_crystal(
+            path,
+            labels=labels,
+            thermal_rms=thermal_rms,
+            occupancy=occupancy,
+            soft_mode=soft_mode,
+            born_charge=born_charge,
+            name=name,
+            index=index,
+        )

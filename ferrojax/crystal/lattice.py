@@ -163,3 +163,15 @@ def lattice_points(corner: Int[np.ndarray, "3 3"]) -> Int[np.ndarray, "n 3"]:
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     inside = np.sign(volume) * points @ adjugate
     return points[((inside >= 0) & (inside < abs(volume))).all(1)]
+
+
+def images_within(
+    cell: Float[np.ndarray, "3 3"], fractional: Float[np.ndarray, "sites 3"], reach: float
+) -> Float[np.ndarray, "images 3"]:
+    """Positions (Å) of the sites and of all their images less than `reach` (Å) outside the cell."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    margin = reach / heights
+    axes = [np.arange(-math.ceil(m), math.ceil(m) + 1) for m in margin]
+    shifts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)
+    images = (np.mod(fractional, 1.0) + shifts).reshape(-1, 3)
+    return images[((images > -margin) & (images < 1 + margin)).all(1)] @ cell
