@@ -11,10 +11,12 @@ from ferrojax.crystal import (
     available_materials,
     column_components,
     displaced_supercell,
+    mixed_crystal,
     polar_crystal,
     polarization_response,
     projected_motif,
 )
+from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.polarization import born_polarization, polarization_from_displacement
 
 POLAR = ["PbTiO3", "BaTiO3", "KNbO3", "K0.5Na0.5NbO3", "BiFeO3"]
@@ -173,3 +175,38 @@ def test_polar_crystal_gradient_and_one_compilation():
 def test_non_polar_crystal_is_not_displaced():
     with pytest.raises(fj.InputError, match="crystal: has no soft mode to displace along"):
         polar_crystal(fj.material("SrTiO3"), np.array([0.1, 0, 0]))
+
+
+@pytest.mark.parametrize("guest", ["Sm", "La"])
+def test_random_substitution_has_the_mean_and_the_variance_of_independent_sites(guest):
+    """Counts over seeds follow the binomial law, and neighbouring sites are drawn on their own."""
+    atoms = fj.oriented_supercell(fj.material("BiFeO3"), repeats=(6, 6, 6)).atoms
+    sites, share, seeds = 6**3, 0.13, 400
+    z = SYMBOLS.index(guest)
+    host = np.array(atoms.number) == 83
+    drawn = np.array(
+        [np.array(fj.substitute(atoms, {"Bi": {guest: share}}, seed).number)[host] == z for seed in range(seeds)]
+    )
+    count = drawn.sum(1)
+    variance = sites * share * (1 - share)
+    assert abs(count.mean() - sites * share) < 4 * np.sqrt(variance / seeds)
+    # The variance of a variance over n draws is 2/(n − 1) of its square.
+    assert abs(count.var(ddof=1) / variance - 1) < 4 * np.sqrt(2 / (seeds - 1))
+    pairs = (drawn[:, ::2] & drawn[:, 1::2]).mean()
+    assert abs(pairs - share**2) < 4 * np.sqrt(share**2 / (seeds * sites / 2))
+
+
+def test_mixed_crystal_is_the_average_of_its_realisations():
+    crystal = fj.material("BiFeO3")
+    mixed = mixed_crystal(crystal, {"Bi": {"Sm": 0.2}})
+    shares = dict(zip(mixed.elements[:2], np.asarray(mixed.occupancy)[:2].tolist(), strict=True))
+    assert shares == pytest.approx({"Bi": 0.8, "Sm": 0.2})
+    whole, average = projected_motif(crystal), projected_motif(mixed)
+    assert average.label == whole.label
+    brightness = 0.8 + 0.2 * (62 / 83) ** 1.7
+    np.testing.assert_allclose(average.strength[0], brightness * whole.strength[0], rtol=1e-5)
+    np.testing.assert_allclose(average.strength[1:], whole.strength[1:], rtol=1e-5)
+    np.testing.assert_allclose(polarization_response(mixed).tensor, polarization_response(crystal).tensor, rtol=1e-6)
+    for bad, message in [({"Pb": {"Sm": 0.1}}, "is not in the specimen"), ({"Bi": {"Sm": 1.2}}, "sum to at most 1")]:
+        with pytest.raises(fj.InputError, match=message):
+            mixed_crystal(crystal, bad)

@@ -12,6 +12,7 @@ from ferrojax.crystal.polar import PolarizationResponse as PolarizationResponse
 from ferrojax.crystal.polar import polar_crystal as polar_crystal
 from ferrojax.crystal.polar import polarization_response as polarization_response
 from ferrojax.crystal.substitution import draw_occupancy as draw_occupancy
+from ferrojax.crystal.substitution import mixed_crystal as mixed_crystal
 from ferrojax.crystal.substitution import substitute as substitute
 from ferrojax.crystal.supercell import OrientedSupercell as OrientedSupercell
 from ferrojax.crystal.supercell import oriented_supercell as oriented_supercell
