@@ -172,6 +172,26 @@ def test_polar_crystal_gradient_and_one_compilation():
     assert len(traces) == before
 
 
+@pytest.mark.parametrize("name", [*POLAR, "BiFeO3_R3c", "Cu3B7O13Cl"])
+def test_polarization_is_linear_in_the_displacement(name):
+    """The gradient is the response, by differences too; a second call of the same shape compiles nothing."""
+    crystal = fj.material(name)
+    tensor = polarization_response(crystal).tensor
+    traces = []
+
+    @jax.jit
+    def polarization(displacement):
+        traces.append(1)
+        return polarization_from_displacement(crystal, displacement)
+
+    start = jnp.array([0.02, -0.05, 0.04])
+    np.testing.assert_allclose(jax.jacobian(polarization)(start), tensor, rtol=1e-6)
+    before = len(traces)
+    difference = (polarization(start + 0.05) - polarization(start - 0.05)) / 0.1
+    np.testing.assert_allclose(difference, tensor.sum(1), rtol=1e-3, atol=1e-5)
+    assert len(traces) <= before + 1
+
+
 def test_non_polar_crystal_is_not_displaced():
     with pytest.raises(fj.InputError, match="crystal: has no soft mode to displace along"):
         polar_crystal(fj.material("SrTiO3"), np.array([0.1, 0, 0]))

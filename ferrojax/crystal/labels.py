@@ -66,7 +66,7 @@ def _coordination(cell: np.ndarray, fractional: np.ndarray, elements: Sequence[s
     from ferrojax.crystal.lattice import images_within
 
     anion = np.array([symbol in ANIONS for symbol in elements])
-    around = images_within(cell, fractional[anion], NEIGHBOURS)
+    _, around = images_within(cell, fractional[anion], NEIGHBOURS)
     tree = KDTree(around)
     found: dict[str, float] = {}
     for symbol in dict.fromkeys(elements):

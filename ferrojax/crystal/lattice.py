@@ -167,11 +167,12 @@ def lattice_points(corner: Int[np.ndarray, "3 3"]) -> Int[np.ndarray, "n 3"]:
 
 def images_within(
     cell: Float[np.ndarray, "3 3"], fractional: Float[np.ndarray, "sites 3"], reach: float
-) -> Float[np.ndarray, "images 3"]:
-    """Positions (Å) of the sites and of all their images less than `reach` (Å) outside the cell."""
+) -> tuple[Int[np.ndarray, " images"], Float[np.ndarray, "images 3"]]:
+    """The sites and all their images less than `reach` (Å) outside the cell: which site, and where (Å)."""
     heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     margin = reach / heights
     axes = [np.arange(-math.ceil(m), math.ceil(m) + 1) for m in margin]
     shifts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)
     images = (np.mod(fractional, 1.0) + shifts).reshape(-1, 3)
-    return images[((images > -margin) & (images < 1 + margin)).all(1)] @ cell
+    inside = ((images > -margin) & (images < 1 + margin)).all(1)
+    return np.tile(np.arange(len(fractional)), len(shifts))[inside], images[inside] @ cell

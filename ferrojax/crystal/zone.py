@@ -1,6 +1,5 @@
 """The projection of a crystal along a zone axis: its plane lattice, columns and coordination."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,10 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ferrojax.crystal.crystal import Crystal
-from ferrojax.crystal.lattice import plane_basis, primitive_cell
+from ferrojax.crystal.lattice import images_within, plane_basis, primitive_cell
 from ferrojax.errors import InputError
 
 Z_CONTRAST_EXPONENT = 1.7
+SHELL_REACH = 16.0
+"""Å; how far the A sites round a B site are looked for, twice the widest cage of any cell."""
 _REMEDY = "give three small integers such as (0, 0, 1) or (1, 1, 0)"
 
 
@@ -137,8 +138,9 @@ def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1), resolutio
     depth = float(np.linalg.norm(along))
     weight = np.asarray(crystal.occupancy, float) * np.asarray(crystal.number, float) ** Z_CONTRAST_EXPONENT
     strength = np.array([weight[group].sum() for group in members]) / depth
-    site = fractional @ np.linalg.inv(basis), plane
-    shells = tuple(_shell(k, crystal.label, members, position, site, (primitive, to_plane)) for k in range(len(label)))
+    shells = _shells(
+        fractional @ np.linalg.inv(basis), plane, crystal.label, (members, position), (primitive, to_plane)
+    )
     groups = tuple(tuple(group) for group in members)
     return Motif(lattice, axes, position, strength, shells, label=label, members=groups, depth=depth, zone=uvw)
 
@@ -172,48 +174,56 @@ def _centre(plane: np.ndarray, group: list[int], crystal: Crystal) -> np.ndarray
     return plane[group[0]] + np.average(gap - np.round(gap), axis=0, weights=np.asarray(crystal.occupancy)[naming])
 
 
-def _shell(
-    column: int,
+def _shells(
+    at: np.ndarray,
+    plane: np.ndarray,
     labels: Sequence[str],
-    members: list[list[int]],
-    position: np.ndarray,
-    site: tuple[np.ndarray, np.ndarray],
+    columns: tuple[list[list[int]], np.ndarray],
     frames: tuple[np.ndarray, np.ndarray],
-) -> Shell:
-    """The A columns in the three-dimensional coordination shells of a B column's sites.
+) -> tuple[Shell, ...]:
+    """The A columns in the three-dimensional coordination shells of every B column's sites.
 
-    site: every site in units of the primitive cell (n, 3) and of the plane lattice (n, 2). frames: the primitive
-    cell (3, 3) Å and the map from Cartesian axes to the plane lattice (3, 2).
+    at, plane: every site in units of the primitive cell (n, 3) and of the plane lattice (n, 2). columns: their
+    sites and plane positions. frames: the primitive cell (3, 3) Å, and from Cartesian axes to the plane lattice.
     """
-    (at, plane), (primitive, to_plane) = site, frames
+    from scipy.spatial import KDTree
+
+    (members, position), (primitive, to_plane) = columns, frames
     home = {i: k for k, group in enumerate(members) for i in group if labels[i] == "A"}
-    if labels[members[column][0]] != "B" or not home:
-        return _EMPTY
+    if not home:
+        return (_EMPTY,) * len(members)
     a_sites = _one_a_site(sorted(home), at)
-    shifts = np.array(list(itertools.product(range(-3, 4), repeat=3)))
+    column_of = np.array([home[int(i)] for i in a_sites])
+    wrapped = np.mod(at, 1.0)
+    image, images = images_within(primitive, wrapped[a_sites], SHELL_REACH)
+    tree = KDTree(images)
     found = []
-    for b in (i for i in members[column] if labels[i] == "B"):
-        bonds = ((at[a_sites] - at[b])[:, None] + shifts).reshape(-1, 3) @ primitive
-        near = _first_shell(np.linalg.norm(bonds, axis=1))
-        own = plane[b] - position[column]
-        end = position[column] + own - np.round(own) + bonds[near] @ to_plane
-        around = np.array([home[int(i)] for i in a_sites[near // len(shifts)]])
-        found.append(np.column_stack([around, np.round(end - position[around])]).astype(int))
-    rows, count = np.unique(np.concatenate(found), axis=0, return_counts=True)
-    return Shell(rows[:, 0], rows[:, 1:], count / count.sum())
+    for column, group in enumerate(members):
+        rows = [np.zeros((0, 3), int)]
+        for b in (i for i in group if labels[i] == "B" and labels[group[0]] == "B"):
+            here = wrapped[b] @ primitive
+            distance, near = tree.query(here, k=min(64, len(images)))
+            near = near[: _first_shell(distance)]
+            own = plane[b] - position[column]
+            end = position[column] + own - np.round(own) + (images[near] - here) @ to_plane
+            around = column_of[image[near]]
+            rows.append(np.column_stack([around, np.round(end - position[around])]).astype(int))
+        unique, count = np.unique(np.concatenate(rows), axis=0, return_counts=True)
+        found.append(Shell(unique[:, 0], unique[:, 1:], count / max(count.sum(), 1)))
+    return tuple(found)
 
 
 def _one_a_site(sites: list[int], at: np.ndarray) -> np.ndarray:
     """The sites without those that share the place of an earlier one, such as two elements at random on it."""
-    gap = at[sites][:, None] - at[sites][None]
-    shared = np.abs(gap - np.round(gap)).max(-1) < 1e-3
-    return np.array(sites)[shared.argmax(1) == np.arange(len(sites))]
+    from scipy.spatial import KDTree
+
+    wrapped = np.mod(np.mod(at[sites], 1.0), 1.0)  # twice: the first may round up to 1
+    pairs = np.asarray(KDTree(wrapped, boxsize=1.0).query_pairs(1e-3, output_type="ndarray"))
+    later = set(pairs.max(1, initial=0).tolist())
+    return np.array([site for k, site in enumerate(sites) if k not in later])
 
 
-def _first_shell(distance: np.ndarray) -> np.ndarray:
-    """Indices of the neighbours before the widest relative gap, within twice the shortest distance."""
-    order = np.argsort(distance)[:64]
-    sorted_distance = distance[order]
-    inside = min(int((sorted_distance <= 2 * sorted_distance[0]).sum()), len(order) - 1)
-    ratio = sorted_distance[1 : inside + 1] / sorted_distance[:inside]
-    return order[: int(ratio.argmax()) + 1]
+def _first_shell(distance: np.ndarray) -> int:
+    """How many of the sorted distances come before the widest relative gap, within twice the shortest."""
+    inside = min(int((distance <= 2 * distance[0]).sum()), len(distance) - 1)
+    return int((distance[1 : inside + 1] / distance[:inside]).argmax()) + 1
