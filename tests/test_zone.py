@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ferrojax.crystal import Crystal, column_components, material, projected_motif
+from ferrojax.errors import InputError
 
 RUTHERFORD = 1.7
 
@@ -43,7 +44,16 @@ def summary(parts) -> np.ndarray:
     return table[np.lexsort(table.round(3).T)]
 
 
+def triclinic() -> Crystal:
+    """Five sites anywhere in a skew cell."""
+    cell = np.array([[4.1, 0, 0], [1.3, 5.2, 0], [-0.9, 1.1, 6.3]])
+    position = np.random.default_rng(4).random((5, 3))
+    return Crystal(cell, position, (82, 22, 8, 8, 8), ("A", "B", "O", "O", "O"), occupancy=np.array([1, 1, 0.5, 1, 1]))
+
+
 CASES = [
+    (triclinic(), (1, -2, 1)),
+    (triclinic(), (0, 3, -1)),
     (material("PbTiO3"), (0, 0, 1)),
     (material("PbTiO3"), (1, 1, 0)),
     (material("KNbO3"), (2, 1, 0)),
@@ -198,3 +208,15 @@ def test_wurtzite_dumbbells():
     np.testing.assert_allclose(np.linalg.norm(row.lattice, axis=1), [3.25 / 2, 5.207], rtol=1e-5)
     across = (row.offset - row.offset[0]) @ row.lattice[0] / np.linalg.norm(row.lattice[0]) / (3.25 / 2)
     np.testing.assert_allclose(across, np.round(across), atol=1e-4)
+
+
+def test_unfit_crystals_end_in_one_line():
+    cell, position = 4.0 * np.eye(3), np.zeros((2, 3))
+    for arguments, message in [
+        ((cell, position, (22,), ("A",)), "crystal: needs a \\(3, 3\\) cell and one row a site"),
+        ((cell, position, (22, 8), ("A",)), "crystal: needs"),
+        ((cell[:2], position, (22, 8), ("A", "O")), "crystal: needs"),
+        ((cell, position, (22, 8), ("Ti", "O")), "label: must be A, B or O"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            Crystal(*arguments)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from ferrojax.crystal.elements import SYMBOLS
+from ferrojax.errors import InputError
 
 
 class Crystal(eqx.Module):
@@ -59,6 +60,11 @@ class Crystal(eqx.Module):
         dtype, n = jnp.result_type(float), len(number)
         self.cell = jnp.asarray(cell, dtype)
         self.position = jnp.asarray(position, dtype)
+        if self.cell.shape != (3, 3) or n == 0 or self.position.shape != (n, 3) or len(label) != n:
+            shapes = f"cell {self.cell.shape}, position {self.position.shape}, {n} numbers, {len(label)} labels"
+            raise InputError("crystal", shapes, "needs a (3, 3) cell and one row a site", "give all sites alike")
+        if not set(label) <= {"A", "B", "O"}:
+            raise InputError("label", " ".join(sorted(set(label))), "must be A, B or O", "label the rest O")
         self.thermal_rms = jnp.broadcast_to(jnp.asarray(thermal_rms, dtype), (n,))
         self.occupancy = jnp.broadcast_to(jnp.asarray(occupancy, dtype), (n,))
         self.soft_mode = None if soft_mode is None else jnp.asarray(soft_mode, dtype)

@@ -202,7 +202,7 @@ def _shells(
         rows = [np.zeros((0, 3), int)]
         for b in (i for i in group if labels[i] == "B" and labels[group[0]] == "B"):
             here = wrapped[b] @ primitive
-            distance, near = tree.query(here, k=min(64, len(images)))
+            distance, near = map(np.atleast_1d, tree.query(here, k=min(64, len(images))))
             near = near[: _first_shell(distance)]
             own = plane[b] - position[column]
             end = position[column] + own - np.round(own) + (images[near] - here) @ to_plane
