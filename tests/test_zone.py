@@ -160,6 +160,8 @@ def test_shells_of_a_rhombohedral_crystal(zone):
         assert shell.weight.sum() == pytest.approx(1)
     for column in motif.sites("A") + motif.sites("O"):
         assert len(motif.shells[column].weight) == 0
+    # The short form names no column, so that it is only there where there is one A and one B.
+    assert len(motif.shell_weight) == (4 if zone == (0, 0, 1) else 0)
     # The polar axis is c; seen along the beam it is shortened by the sine of the angle between them.
     beam = np.array(hexagonal) @ np.asarray(crystal.cell, float)
     sine = np.sqrt(1 - (beam[2] / np.linalg.norm(beam)) ** 2)

@@ -38,8 +38,8 @@ class Motif(eqx.Module):
     label: "A" for a column with an A site, else "B", else "O". A, B and O columns come in this order.
     strength: (n,) HAADF brightness of a column, Σ occupancy · Z^1.7 per Å of depth.
     depth: Å along the beam after which the columns repeat. members: the crystal's sites in each column.
-    shells: one a column. shell_index, shell_weight: (k, 2) and (k,), those of the first B column; empty where
-    no B column is free of A.
+    shells: one a column. shell_index, shell_weight: (k, 2) and (k,), that of the B column where the motif has one
+    A and one B column; empty with more, because they do not say which A column is meant.
     """
 
     lattice: Float[np.ndarray, "2 2"]
@@ -67,7 +67,8 @@ class Motif(eqx.Module):
 
     @property
     def _b_shell(self) -> Shell:
-        return self.shells[self.label.index("B")] if "B" in self.label else _EMPTY
+        alone = self.label.count("A") == self.label.count("B") == 1
+        return self.shells[self.label.index("B")] if alone else _EMPTY
 
     @property
     def ideal_displacement(self) -> Float[np.ndarray, "columns 2"]:
