@@ -107,6 +107,24 @@ def test_wurtzite_file(reference_data):
     assert len(motif.shells[motif.label.index("B")].weight) == 3
 
 
+def test_measured_cell_replaces_that_of_the_file(reference_data):
+    """ZnO.cif has a = 3.351 Å; the images of the same set fit 3.25 and 5.207 Å, d(1-100)/d(0002) = 1.081."""
+    wrong = fj.Crystal.from_file(reference_data / "zno_idpc_ddpc" / "ZnO.cif")
+    crystal = wrong.with_lengths(3.25, 3.25, 5.207)
+    lattice = projected_motif(crystal, (1, 1, 0)).lattice
+    assert np.linalg.norm(lattice[0]) / (np.linalg.norm(lattice[1]) / 2) == pytest.approx(1.081, abs=1e-3)
+    np.testing.assert_array_equal(crystal.position, wrong.position)
+    assert "Rescaled to 3.25, 3.25, 5.207" in dict(crystal.sources)["cell_A"]
+    with pytest.raises(fj.InputError, match="lengths: must be positive"):
+        wrong.with_lengths(3.25, 0.0, 5.2)
+
+
+def test_wall_file_with_atoms_twice_is_refused(reference_data):
+    """The file lists some atoms twice, 0.04 Å apart: 52 where 40 fit."""
+    with pytest.raises(fj.InputError, match=r"less than 0.3 Å apart"):
+        fj.Crystal.from_file(reference_data / "domain_wall_structures" / "PbTiO3_T180_supercell.vasp")
+
+
 def test_dft_boracite_is_the_librarys_cell_with_another_metal(reference_data):
     path = reference_data / "ferroelectric_structures_dft" / "Mg3B7O13Cl_sg29_mp-23087_polar.cif"
     with pytest.raises(fj.InputError, match=r"labels: cannot be inferred.*give labels"):

@@ -1,6 +1,7 @@
 """Crystal: a reference cell, its sites and what is known of their charges and soft mode."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 
 import equinox as eqx
@@ -77,6 +78,19 @@ class Crystal(eqx.Module):
     @property
     def elements(self) -> tuple[str, ...]:
         return tuple(SYMBOLS[z] for z in self.number)
+
+    def with_lengths(self, a: float, b: float, c: float) -> "Crystal":
+        """The same crystal with cell vectors of these lengths (Å); angles and fractional positions stay.
+
+        For a measured cell where a file or the library has a calculated or a wrong one.
+        """
+        lengths = jnp.asarray([a, b, c], self.cell.dtype)
+        if not bool((lengths > 0).all() & jnp.isfinite(lengths).all()):
+            raise InputError("lengths", (a, b, c), "must be positive", "give Å")
+        cell = self.cell * (lengths / jnp.linalg.norm(self.cell, axis=1))[:, None]
+        told = dict(self.sources)
+        told["cell_A"] = f"{told.get('cell_A', '')} Rescaled to {a:g}, {b:g}, {c:g} Å.".strip()
+        return replace(self, cell=cell, sources=told)
 
     @staticmethod
     def from_file(

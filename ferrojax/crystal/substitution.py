@@ -1,6 +1,7 @@
 """Random realisations of mixed sites: substituted elements and partly occupied sites."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,21 +50,18 @@ def mixed_crystal(crystal: Crystal, fractions: Mapping[str, Mapping[str, float]]
     index, number, part = (np.array(column) for column in zip(*rows, strict=True))
     solution = ", ".join(f"{share:g} {guest} on {host}" for host, s in fractions.items() for guest, share in s.items())
 
-    def of(values):
-        return None if values is None else values[index]
-
-    return Crystal(
-        crystal.cell,
-        crystal.position[index],
-        tuple(int(z) for z in number),
-        tuple(crystal.label[i] for i in index),
+    tensors = {"soft_mode": crystal.soft_mode, "born_charge": crystal.born_charge}
+    return replace(
+        crystal,
+        position=crystal.position[index],
+        number=tuple(int(z) for z in number),
+        label=tuple(crystal.label[i] for i in index),
         name=f"{crystal.name} with {solution}",
         thermal_rms=crystal.thermal_rms[index],
         occupancy=crystal.occupancy[index] * part,
-        soft_mode=of(crystal.soft_mode),
-        born_charge=of(crystal.born_charge),
-        mode_charge=crystal.mode_charge,
+        response_error=None,
         sources={**dict(crystal.sources), "substitution": f"{solution}, at random; all else as {crystal.name}."},
+        **{field: None if tensor is None else tensor[index] for field, tensor in tensors.items()},
     )
 
 
