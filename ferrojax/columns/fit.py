@@ -12,7 +12,7 @@ from ferrojax.columns.likelihood import Fit, ShapePrior, maximum_likelihood
 from ferrojax.columns.model import ImageModel, Parameters, plan_model
 from ferrojax.columns.noise import Noise
 
-_COUNT = 256
+_COUNT = 512
 """Columns and overlaps come in multiples, so that few programs are compiled."""
 _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
@@ -128,7 +128,7 @@ def _plan(data, start, group, inside, width: float, settings: FitSettings):
     model = plan_model(position, data.shape, width=width, reach=settings.reach, knots=settings.knots, free=free)
     edge = np.asarray(model.edge)
     edge = edge[free[edge].all(1)]
-    count = -(-max(len(edge), 1) // (4 * _COUNT)) * 4 * _COUNT
+    count = -(-max(len(edge), 1) // (2 * _COUNT)) * 2 * _COUNT
     edge = np.concatenate([edge, np.full((count - len(edge), 2), n, edge.dtype)])
     model = eqx.tree_at(lambda m: m.edge, model, jnp.asarray(edge))
     real = jnp.result_type(float)
