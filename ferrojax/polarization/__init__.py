@@ -1,8 +1,26 @@
 """From columns to displacement and polarization maps."""
 
+from ferrojax.polarization.bootstrap import BlockMean as BlockMean
+from ferrojax.polarization.bootstrap import block_bootstrap as block_bootstrap
+from ferrojax.polarization.born import atom_charges as atom_charges
 from ferrojax.polarization.born import born_polarization as born_polarization
+from ferrojax.polarization.born import cell_polarization as cell_polarization
+from ferrojax.polarization.born import local_volume as local_volume
+from ferrojax.polarization.born import polarization_covariance as polarization_covariance
 from ferrojax.polarization.born import polarization_from_displacement as polarization_from_displacement
+from ferrojax.polarization.cells import ColumnGrid as ColumnGrid
+from ferrojax.polarization.cells import column_grid as column_grid
+from ferrojax.polarization.cells import crystal_lattice as crystal_lattice
+from ferrojax.polarization.cells import map_lattice as map_lattice
 from ferrojax.polarization.displacement import displacement_operator as displacement_operator
+from ferrojax.polarization.lattice import LocalLattice as LocalLattice
+from ferrojax.polarization.lattice import Strain as Strain
+from ferrojax.polarization.lattice import lattice_angle as lattice_angle
+from ferrojax.polarization.lattice import lattice_lengths as lattice_lengths
+from ferrojax.polarization.lattice import local_lattice as local_lattice
+from ferrojax.polarization.lattice import mean_lattice as mean_lattice
+from ferrojax.polarization.lattice import strain as strain
+from ferrojax.polarization.lattice import tetragonality as tetragonality
 from ferrojax.polarization.map import CellFrames as CellFrames
 from ferrojax.polarization.map import PolarizationMap as PolarizationMap
 from ferrojax.polarization.map import Predictor as Predictor
@@ -12,3 +30,20 @@ from ferrojax.polarization.map import map_from_columns as map_from_columns
 from ferrojax.polarization.map import map_polarization as map_polarization
 from ferrojax.polarization.map import valid_indices as valid_indices
 from ferrojax.polarization.map import with_prediction as with_prediction
+from ferrojax.polarization.octahedra import octahedral_rotation as octahedral_rotation
+from ferrojax.polarization.octahedra import octahedral_tilt as octahedral_tilt
+from ferrojax.polarization.octahedra import projected_rotation as projected_rotation
+from ferrojax.polarization.site import AffineLattice as AffineLattice
+from ferrojax.polarization.site import fit_lattice as fit_lattice
+from ferrojax.polarization.site import lattice_displacement as lattice_displacement
+from ferrojax.polarization.site import site_displacement as site_displacement
+from ferrojax.polarization.structure import PerovskiteCells as PerovskiteCells
+from ferrojax.polarization.structure import cell_displacement as cell_displacement
+from ferrojax.polarization.structure import cell_vectors as cell_vectors
+from ferrojax.polarization.structure import distinct_atoms as distinct_atoms
+from ferrojax.polarization.structure import perovskite_cells as perovskite_cells
+from ferrojax.polarization.topology import curl as curl
+from ferrojax.polarization.topology import divergence as divergence
+from ferrojax.polarization.topology import field_gradient as field_gradient
+from ferrojax.polarization.topology import skyrmion_density as skyrmion_density
+from ferrojax.polarization.topology import winding_number as winding_number

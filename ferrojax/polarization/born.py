@@ -141,5 +141,8 @@ def _check_neutral(tensor: Float[Array, "atoms 3 3"], cells: PerovskiteCells) ->
     worst = np.abs(rest[cells.complete]).max(initial=0.0)
     if worst > NEUTRAL:
         raise InputError(
-            "charge", f"{worst:.4f} e left over in a cell", "must cancel in every cell", "share the rest among the atoms"
+            "charge",
+            f"{worst:.4f} e left over in a cell",
+            "must cancel in every cell",
+            "share the rest among the atoms",
         )

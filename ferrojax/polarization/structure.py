@@ -70,13 +70,12 @@ def perovskite_cells(
         raise InputError("label", sorted(set(names.tolist())), "needs one A, B or O an atom", "label every atom")
     b, a, o = (np.nonzero(names == site)[0] for site in "BAO")
     around_b = _shell(position, cell, b, b, LIGANDS)
-    if axes is None:
-        axes = _repeat_directions(around_b)
-    axes = np.asarray(axes, float) / np.linalg.norm(axes, axis=1, keepdims=True)
-    corner, corners_whole = _placed(_shell(position, cell, b, a, CORNERS), _corner_of(axes), CORNERS)
-    ligand, ligands_whole = _placed(_shell(position, cell, b, o, LIGANDS), _ligand_of(axes), LIGANDS)
-    step, _ = _placed(around_b, _ligand_of(axes), LIGANDS)
-    found = _next_cells(around_b, axes)
+    given = _repeat_directions(around_b) if axes is None else np.asarray(axes, float)
+    unit = given / np.linalg.norm(given, axis=1, keepdims=True)
+    corner, corners_whole = _placed(_shell(position, cell, b, a, CORNERS), _corner_of(unit), CORNERS)
+    ligand, ligands_whole = _placed(_shell(position, cell, b, o, LIGANDS), _ligand_of(unit), LIGANDS)
+    step, _ = _placed(around_b, _ligand_of(unit), LIGANDS)
+    found = _next_cells(around_b, unit)
     row = np.full(len(position), -1)
     row[b] = np.arange(len(b))
     forward = np.arange(1, LIGANDS, 2)
@@ -89,7 +88,7 @@ def perovskite_cells(
         neighbour=np.where(found, row[step.atom[:, forward]], -1),
         neighbour_image=step.image[:, forward],
         complete=corners_whole & ligands_whole,
-        axes=axes,
+        axes=unit,
     )
 
 
@@ -109,7 +108,7 @@ def _shell(position: np.ndarray, cell: np.ndarray, centre: np.ndarray, others: n
     points = images[near] @ cell
     start = inside[centre] @ cell
     k = min(count + 2, len(points))
-    distance, found = KDTree(points).query(start, k=k)
+    distance, found = map(np.asarray, KDTree(points).query(start, k=k))
     if k < count + 1 or not np.isfinite(distance).all():
         raise InputError("structure", f"{len(others)} atoms", "has too few neighbours", "give a periodic perovskite")
     # An atom is not its own neighbour; where the kinds differ the last candidate is dropped instead.
