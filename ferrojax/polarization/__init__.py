@@ -13,6 +13,14 @@ from ferrojax.polarization.cells import column_grid as column_grid
 from ferrojax.polarization.cells import crystal_lattice as crystal_lattice
 from ferrojax.polarization.cells import map_lattice as map_lattice
 from ferrojax.polarization.displacement import displacement_operator as displacement_operator
+from ferrojax.polarization.domain_map import DomainMap as DomainMap
+from ferrojax.polarization.domain_map import domain_map as domain_map
+from ferrojax.polarization.domains import Domains as Domains
+from ferrojax.polarization.domains import likeliest_family as likeliest_family
+from ferrojax.polarization.domains import segment_domains as segment_domains
+from ferrojax.polarization.graph import CellGraph as CellGraph
+from ferrojax.polarization.graph import grid_graph as grid_graph
+from ferrojax.polarization.graph import structure_graph as structure_graph
 from ferrojax.polarization.lattice import LocalLattice as LocalLattice
 from ferrojax.polarization.lattice import Strain as Strain
 from ferrojax.polarization.lattice import lattice_angle as lattice_angle
@@ -33,6 +41,8 @@ from ferrojax.polarization.map import with_prediction as with_prediction
 from ferrojax.polarization.octahedra import octahedral_rotation as octahedral_rotation
 from ferrojax.polarization.octahedra import octahedral_tilt as octahedral_tilt
 from ferrojax.polarization.octahedra import projected_rotation as projected_rotation
+from ferrojax.polarization.profile import Profile as Profile
+from ferrojax.polarization.profile import fit_profile as fit_profile
 from ferrojax.polarization.site import AffineLattice as AffineLattice
 from ferrojax.polarization.site import fit_lattice as fit_lattice
 from ferrojax.polarization.site import lattice_displacement as lattice_displacement
@@ -47,3 +57,10 @@ from ferrojax.polarization.topology import divergence as divergence
 from ferrojax.polarization.topology import field_gradient as field_gradient
 from ferrojax.polarization.topology import skyrmion_density as skyrmion_density
 from ferrojax.polarization.topology import winding_number as winding_number
+from ferrojax.polarization.variants import WallKind as WallKind
+from ferrojax.polarization.variants import name_wall as name_wall
+from ferrojax.polarization.variants import polar_variants as polar_variants
+from ferrojax.polarization.variants import projected_variants as projected_variants
+from ferrojax.polarization.variants import wall_kinds as wall_kinds
+from ferrojax.polarization.walls import Wall as Wall
+from ferrojax.polarization.walls import find_walls as find_walls
