@@ -37,7 +37,7 @@ from ferrojax.polarization import (
 
 SITE = {"Pb": "A", "Bi": "A", "Ba": "A", "Sr": "A", "Ti": "B", "Fe": "B", "O": "O"}
 CHARGES = {"Pb": (3.44, 5.18), "Ba": (2.75, 7.16), "Bi": (3.0, 3.0)}
-"""e, (A, B), O neutralises. Pb as stored with the reference, Ba: Zhong et al. (1994), Bi: ionic, for directions only."""
+"""e, (A, B), O neutralises. Pb: the reference's own, Ba: Zhong et al. (1994), Bi: ionic, for directions only."""
 WALLS = (
     ("pto_polarization_reference/PTO-180DW", "180", "neutral"),
     ("pto_polarization_reference/PTO-HH-DW", "180", "charged"),

@@ -59,10 +59,12 @@ def segment_domains(
     graph = graph_of(shape, graph)
     cells = _cells(values, there, covariance)
     k, mask = len(variant), there.ravel()
-    fitted = fit_mixture(cells, variant)
+    sample = cells.sample()
+    fitted, about_zero = fit_mixture(sample, variant), fit_mixture(sample, variant[:0])
     chance = np.full((mask.size, k + 1), np.nan)
     chance[mask] = posterior(fitted, cells, variant)[0]
-    if information_criterion(cells, variant) > information_criterion(cells, variant[:0]):
+    none = information_criterion(about_zero, sample, variant[:0])
+    if information_criterion(fitted, sample, variant) > none:
         chance[mask] = np.arange(k + 1) == k
     label = np.where(mask, np.nan_to_num(chance).argmax(1), NONE)
     label = _cleaned(label, chance, graph, minimum_cells)
@@ -88,8 +90,13 @@ def likeliest_family(
 
     families: name -> variants, such as {"100": projected_variants("100", axes), "111": …}.
     """
-    cells = _cells(np.asarray(field, float), np.asarray(valid), covariance)
-    return min(families, key=lambda name: information_criterion(cells, np.asarray(families[name], float)))
+    cells = _cells(np.asarray(field, float), np.asarray(valid), covariance).sample()
+
+    def criterion(name: str) -> float:
+        variants = np.asarray(families[name], float)
+        return information_criterion(fit_mixture(cells, variants), cells, variants)
+
+    return min(families, key=criterion)
 
 
 def graph_of(shape: tuple[int, ...], graph: CellGraph | None) -> CellGraph:

@@ -230,7 +230,8 @@ class DisplacementStatistics(TypedDict):
 def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> DisplacementStatistics:
     """Mean, spread and errors of the displacement over the valid cells.
 
-    block: side in cells of the bootstrap's blocks; by default chosen from the map's own correlation.
+    block: side in cells of the bootstrap's blocks; by default chosen from the map's own correlation. Where that
+    is a third of the map, the correlation does not end within it, and mean_error is a lower limit.
     """
     at = valid_indices(pmap)
     field = 100 * np.asarray(pmap.displacement, float)

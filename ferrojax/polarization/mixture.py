@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 ITERATIONS = 80
+FITTED_CELLS = 4000
+"""The few numbers of a mixture are fitted to so many cells of a larger map, drawn with a fixed seed."""
 CONVERGED = 1e-6
 _FLOOR = 1e-5
 
@@ -30,6 +32,13 @@ class Cells(NamedTuple):
         n, d = value.shape
         unit = float(np.sqrt((value**2).sum(1).mean())) or 1.0
         return cls(value / unit, np.zeros((n, d, d)) if error is None else error / unit**2, unit)
+
+    def sample(self) -> "Cells":
+        """As many cells as a mixture is fitted to."""
+        if len(self.value) <= FITTED_CELLS:
+            return self
+        rows = np.random.default_rng(0).choice(len(self.value), FITTED_CELLS, replace=False)
+        return Cells(self.value[rows], self.error[rows], self.unit)
 
 
 def posterior(
@@ -64,9 +73,8 @@ def fit_mixture(cells: Cells, variants: Float[np.ndarray, "k d"]) -> Mixture:
     return now
 
 
-def information_criterion(cells: Cells, variants: Float[np.ndarray, "k d"]) -> float:
-    """Bayesian information criterion of the mixture: its shares, its scatter and, with variants, their size."""
-    mixture = fit_mixture(cells, variants)
+def information_criterion(mixture: Mixture, cells: Cells, variants: Float[np.ndarray, "k d"]) -> float:
+    """Bayesian information criterion of a fit: its shares, its scatter and, with variants, their size."""
     parameters = len(variants) + 1 + (len(variants) > 0)
     return parameters * np.log(max(len(cells.value), 2)) - 2 * posterior(mixture, cells, variants)[1]
 
