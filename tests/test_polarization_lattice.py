@@ -13,6 +13,7 @@ from ferrojax.polarization import (
     block_bootstrap,
     column_grid,
     crystal_lattice,
+    displacement_operator,
     displacement_statistics,
     fit_lattice,
     lattice_angle,
@@ -224,6 +225,26 @@ def test_block_bootstrap_finds_the_error_of_the_mean(side):
     assert 0.65 < estimate / true < 1.35
     if side > 1:
         assert estimate > 1.7 / np.sqrt(valid.sum())
+
+
+def test_block_bootstrap_knows_of_shared_columns():
+    """Only A columns are noisy, each shared by four cells: the mean's error is σ_A/√n, twice that of free cells."""
+    rows, cols, sigma = 40, 40, 0.1
+    generator = np.random.default_rng(7)
+    zero, weight = jnp.zeros((rows, cols, 2)), jnp.full(4, 0.25)
+    covariance = jnp.broadcast_to(sigma**2 * jnp.eye(2), (rows, cols, 4, 2, 2))
+    ratio, naive = [], []
+    for seed in range(6):
+        a = sigma * generator.normal(size=(rows + 1, cols + 1, 2))
+        around = np.stack([a[:-1, :-1], a[:-1, 1:], a[1:, :-1], a[1:, 1:]], 2)
+        field, error = displacement_operator(
+            *map(jnp.asarray, (around, covariance, zero, 0 * covariance[:, :, 0], weight))
+        )
+        found = block_bootstrap(field, np.ones((rows, cols), bool), seed=seed)
+        ratio.append(found.standard_error / (sigma / np.sqrt(rows * cols)))
+        naive.append(np.sqrt(float(error[0, 0, 0, 0]) / (rows * cols)) / (sigma / np.sqrt(rows * cols)))
+    np.testing.assert_allclose(naive, 0.5, rtol=1e-4)
+    assert 0.75 < np.mean(ratio) < 1.15
 
 
 def test_block_bootstrap_by_hand():
