@@ -79,6 +79,8 @@ def test_what_a_projection_can_tell():
     assert name_wall(3.0, kinds) == ("71",)
     assert name_wall(73.0, wall_kinds("111")) == ("71",)
     assert name_wall(92.0, wall_kinds("100", PLANE)) == ("90",)
+    assert name_wall(40.0, wall_kinds("111")) == ()
+    assert name_wall(130.0, wall_kinds("100")) == ()
     with pytest.raises(InputError, match="family"):
         polar_variants("112")
     with pytest.raises(InputError, match="angle"):
@@ -99,11 +101,11 @@ def test_segmentation_and_its_confidence():
 
 
 def test_confidence_is_the_share_that_is_right():
-    """Noise of half the polarization, nothing cleaned: in bins of confidence, the share of right labels."""
+    """Noise of 70 % of the polarization, every cell by itself: in bins of confidence, the share of right labels."""
     confidence, right = [], []
     for seed in range(4):
         field, truth, covariance = quarters(0.35, seed)
-        found = segment_domains(field, np.ones(truth.shape, bool), FOUR, covariance, minimum_cells=1)
+        found = segment_domains(field, np.ones(truth.shape, bool), FOUR, covariance, minimum_cells=1, coherence=0.0)
         polar = found.label >= 0
         confidence.append(found.confidence[polar])
         right.append((found.label == truth)[polar])
@@ -112,6 +114,42 @@ def test_confidence_is_the_share_that_is_right():
         chosen = (sure >= low) & (sure < high)
         assert chosen.sum() > 100
         assert abs(true[chosen].mean() - sure[chosen].mean()) < 0.08
+
+
+def test_cells_that_lean_on_their_neighbours_are_right_more_often():
+    alone, together = 0.0, 0.0
+    for seed in range(3):
+        field, truth, covariance = quarters(0.35, seed)
+        valid = np.ones(truth.shape, bool)
+        by_itself = segment_domains(field, valid, FOUR, covariance, minimum_cells=1, coherence=0.0)
+        leaning = segment_domains(field, valid, FOUR, covariance, minimum_cells=1)
+        alone += (by_itself.label == truth).mean() / 3
+        together += (leaning.label == truth).mean() / 3
+        assert leaning.confidence.mean() < (leaning.label == truth).mean() + 0.05
+    assert alone < 0.85
+    assert together > 0.97
+
+
+def test_one_direction_is_one_domain_whatever_it_is():
+    """Twenty degrees off the nearest variant, or between two of them; a constant that mis-tilt adds does that."""
+    generator = np.random.default_rng(0)
+    for degrees in (20.0, 44.0):
+        direction = [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
+        field = 0.5 * np.array(direction) + 0.15 * generator.normal(size=(30, 40, 2))
+        found = segment_domains(field, np.ones((30, 40), bool), FOUR)
+        assert found.region.max() == 0
+        assert (found.label >= 0).mean() > 0.99
+        np.testing.assert_allclose(found.amplitude, 0.5, rtol=0.03)
+
+
+def test_a_field_that_turns_slowly_has_no_wall_to_believe():
+    at = grid(40, 60)
+    angle = np.radians(1.2 * at[..., 0])
+    field = 0.5 * np.stack([np.cos(angle), np.sin(angle)], -1) + 0.1 * np.random.default_rng(2).normal(size=at.shape)
+    domains = segment_domains(field, np.ones(at.shape[:2], bool), FOUR)
+    walls = find_walls(domains, field, at, wall_kinds("100", PLANE))
+    assert len(walls) >= 1
+    assert all(wall.kind == () for wall in walls)
 
 
 def test_segmentation_turns_with_the_axes():
@@ -206,7 +244,7 @@ def test_ninety_degree_walls_neutral_and_charged(first, second, along, charge, c
     domains = segment_domains(field, np.ones(at.shape[:2], bool), FOUR)
     (wall,) = find_walls(domains, field, at, wall_kinds("100", PLANE))
     assert (wall.kind, wall.character) == (("90",), character)
-    np.testing.assert_allclose(wall.charge, charge, atol=0.01)
+    assert abs(wall.charge - charge) < min(3 * wall.charge_error, 0.04)
 
 
 def test_a_round_domain_is_closed_and_its_width_is_the_local_one():

@@ -15,6 +15,7 @@ from ferrojax.polarization import (
     crystal_lattice,
     displacement_operator,
     displacement_statistics,
+    field_gradient,
     fit_lattice,
     lattice_angle,
     lattice_displacement,
@@ -23,9 +24,12 @@ from ferrojax.polarization import (
     map_lattice,
     map_polarization,
     mean_lattice,
+    polarization_covariance,
+    projected_rotation,
     site_displacement,
     strain,
     tetragonality,
+    winding_number,
 )
 from tests.test_columns import draw
 
@@ -182,6 +186,43 @@ def pmap():
     image, _ = draw(b_shift=(0.12, -0.05), turn=15.0)
     noise = np.random.default_rng(0).normal(size=image.data.shape)
     return map_polarization(Image(np.asarray(image.data) + 20 * noise, (0.3, 0.3)), material("BaTiO3"))
+
+
+def test_operators_compile_once():
+    position, covariance, valid = map(jnp.asarray, columns(5, 5))
+    index = jnp.asarray(index_grid(5, 5))
+    lattice = fit_lattice(position, covariance, index, valid)
+    pair, reference = position[:2, :2], jnp.eye(2)
+    calls = {
+        fit_lattice: (position, covariance, index, valid),
+        lattice_displacement: (position, covariance, index, lattice),
+        polarization_covariance: (reference, position, covariance),
+        projected_rotation: (pair, covariance[:2, :2], reference),
+        winding_number: (position, valid),
+        field_gradient: (position, position, valid),
+    }
+    for operator, arguments in calls.items():
+        operator(*arguments)
+        size = operator._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+        operator(arguments[0] + 0.1, *arguments[1:])
+        assert operator._cache_size() == size  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_gradient_of_the_covariance_and_of_a_foreign_lattice():
+    position, covariance, valid = map(jnp.asarray, columns(4, 4))
+    index = jnp.asarray(index_grid(4, 4))
+
+    def loss(position, response):
+        lattice = fit_lattice(position, covariance, index, valid)
+        shift, error = lattice_displacement(position[:2], covariance[:2], index[:2] + 0.5, lattice)
+        return (polarization_covariance(response, shift, error, 0.1) ** 2).sum()
+
+    with jax.enable_x64(True):
+        args = [jnp.asarray(np.asarray(position) + draws(1, (4, 4))[0]), jnp.asarray([[2.0, 0.1], [0.0, 1.5]])]
+        gradient = jax.grad(loss, (0, 1))(*args)
+        for k, at in ((0, (1, 2, 0)), (1, (0, 1))):
+            up, down = (loss(*[a.at[at].add(h) if i == k else a for i, a in enumerate(args)]) for h in (1e-5, -1e-5))
+            np.testing.assert_allclose(float(gradient[k][at]), float(up - down) / 2e-5, rtol=1e-6)
 
 
 def test_map_lattice_lies_on_the_cells_of_the_map(pmap):

@@ -35,7 +35,8 @@ def domain_map(
 ) -> DomainMap:
     """Segment a map of a perovskite into domains and describe the walls between them.
 
-    family: pseudo-cubic directions of the polarization; by default the one that explains the map best. A projection
+    family: pseudo-cubic directions of the polarization; by default the one that explains the map best, which a map
+    with a single domain does not tell. A projection
     shows only the in-plane part: domains that differ along the beam are not told apart, and a wall's kind may have
     several names.
     Errors: InputError for an unknown family, a crystal that is no perovskite of five atoms, or an empty map.

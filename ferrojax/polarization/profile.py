@@ -10,12 +10,15 @@ NARROW = 0.5
 
 
 class Profile(NamedTuple):
-    """width: 2ξ in Å, and its standard error (infinite where the cells do not fix it); centre: Å; resolved."""
+    """width: 2ξ in Å, and its standard error (infinite where the cells do not fix it). centre: Å. resolved: whether
+    the width is one that the cells can tell. scatter: rms of the cells about the profile, the field's unit.
+    """
 
     width: float
     error: float
     centre: float
     resolved: bool
+    scatter: float
 
 
 def fit_profile(distance: Float[np.ndarray, " n"], value: Float[np.ndarray, " n"], spacing: float) -> Profile:
@@ -27,7 +30,7 @@ def fit_profile(distance: Float[np.ndarray, " n"], value: Float[np.ndarray, " n"
     from scipy.optimize import least_squares
 
     if len(distance) < 6:
-        return Profile(float("nan"), float("inf"), float("nan"), False)
+        return Profile(float("nan"), float("inf"), float("nan"), False, float("nan"))
     half = max(float(np.ptp(value)) / 2, 1e-12)
 
     def residual(p: np.ndarray) -> np.ndarray:
@@ -42,7 +45,8 @@ def fit_profile(distance: Float[np.ndarray, " n"], value: Float[np.ndarray, " n"
     normal = best.jac.T @ best.jac
     scale = np.sqrt(np.maximum(normal.diagonal(), 1e-300))
     variance = 2 * best.cost / max(len(distance) - 4, 1)
+    centre, scatter = float(best.x[2]), half * float(np.sqrt(variance))
     if normal[3, 3] < 1e-12 or np.linalg.cond(normal / np.outer(scale, scale)) > 1e8:
-        return Profile(width, float("inf"), float(best.x[2]), False)
+        return Profile(width, float("inf"), centre, False, scatter)
     error = width * float(np.sqrt(variance * np.linalg.inv(normal)[3, 3]))
-    return Profile(width, error, float(best.x[2]), bool(width > NARROW * spacing and error < 0.5 * width))
+    return Profile(width, error, centre, bool(width > NARROW * spacing and error < 0.5 * width), scatter)

@@ -72,9 +72,14 @@ def angle_between(first: np.ndarray, second: np.ndarray) -> float:
 def name_wall(angle: float, kinds: tuple[WallKind, ...]) -> tuple[str, ...]:
     """Names of the walls whose shown angle is nearest to a measured one, such as ("71", "109"); one if it is clear.
 
-    Errors: InputError for an angle without a value.
+    Empty where the nearest is further off than a third of the smallest step between shown angles: not a wall of
+    this family. Errors: InputError for an angle without a value.
     """
     if not np.isfinite(angle) or not kinds:
         raise InputError("angle", angle, "has no value", "give the angle between the domains' polarizations")
-    nearest = min(abs(kind.shown - angle) for kind in kinds)
+    shown = np.array([kind.shown for kind in kinds])
+    steps = np.diff(np.unique(shown))
+    nearest = np.abs(shown - angle).min()
+    if nearest > steps[steps > 1].min(initial=90.0) / 3:
+        return ()
     return tuple(dict.fromkeys(str(k.angle) for k in kinds if abs(k.shown - angle) < nearest + 0.2))

@@ -18,6 +18,8 @@ PLATEAU = 1.0
 """Cells from the wall beyond which a domain's polarization is taken; for wide walls, their width."""
 NEUTRAL_SHARE = 0.1
 """A wall is neutral when it binds less than this share of |P₁| + |P₂|, or less than three standard errors."""
+MIN_CONTRAST = 3.0
+"""Steps smaller than this many times the cells' scatter are what a gradient or noise leaves between labels."""
 _CLOSED = 0.4
 _LOCAL = 8
 
@@ -27,10 +29,14 @@ class Wall(NamedTuple):
 
     region, label: of the two domains. position: (m, d) Å, where the field crosses half-way, a point a bond.
     normal: (d,) unit vector, NaN for a wall that closes on itself. angle: degrees between the two polarizations.
-    kind: names that fit, such as ("90",) or, where a projection cannot tell, ("71", "109").
+    kind: names that fit, such as ("90",) or, where a projection cannot tell, ("71", "109"); empty where the angle
+    is none of the family's, the contrast is below MIN_CONTRAST, or a domain ends within the wall's width, so that
+    its own polarization is not seen: then this is no wall to believe.
+    contrast: |P₂ − P₁| over the rms of the cells about the profile.
     width: Å, 2ξ of tanh(s/ξ) across it; width_error: its standard error. resolved: False where the cells only say
     that it is narrower than their spacing. charge: (P₁ − P₂)·n in C/m², the bound charge; charge_error: from the
-    scatter of the cells. character: "head-to-head", "tail-to-tail", "neutral" or "closed".
+    scatter of the cells, as if they were independent, and what its ends leave open of a wall's normal.
+    character: "head-to-head", "tail-to-tail", "neutral" or "closed".
     """
 
     region: tuple[int, int]
@@ -39,6 +45,7 @@ class Wall(NamedTuple):
     normal: np.ndarray
     angle: float
     kind: tuple[str, ...]
+    contrast: float
     width: float
     width_error: float
     resolved: bool
@@ -190,18 +197,28 @@ def _describe(
     distance = _signed_distance(frame.position[cells], crossing, bonds.area, frame)
     first, second, profile = _sides_and_profile(field[cells], distance, region[cells] == pair[0], frame.spacing)
     total = bonds.area.sum(0)
+    # A straight wall's areas add up, at most to √d of their lengths on a staircase; a closed one's cancel.
     straight = np.linalg.norm(total) > _CLOSED * np.linalg.norm(bonds.area, axis=1).sum() / len(total) ** 0.5
     normal = total / np.linalg.norm(total) if straight else np.full(len(total), np.nan)
-    charge = float((first.mean - second.mean) @ normal)
-    charge_error = float(np.sqrt(np.maximum(normal @ (first.covariance + second.covariance) @ normal, 0.0)))
+    step = first.mean - second.mean
+    charge = float(step @ normal)
+    # A bond more or less at the wall's ends turns its normal by half a bond's share of the area.
+    turn = 0.5 * np.linalg.norm(bonds.area, axis=1).mean() / max(float(np.linalg.norm(total)), 1e-12)
+    along = turn**2 * (step @ step - charge**2) if frame.box is None else 0.0
+    variance = normal @ (first.covariance + second.covariance) @ normal + along
+    charge_error = float(np.sqrt(np.maximum(variance, 0.0)))
     angle = angle_between(first.mean, second.mean)
+    jump = float(np.linalg.norm(second.mean - first.mean))
+    contrast = jump / profile.scatter if profile.scatter > 0 else float("inf")
+    seen = all(np.abs(distance[side.used]).max() > profile.width for side in (first, second))
     return Wall(
         region=pair,
         label=(int(label[bonds.inner[0]]), int(label[bonds.outer[0]])),
         position=crossing,
         normal=normal,
         angle=angle,
-        kind=name_wall(angle, kinds),
+        kind=name_wall(angle, kinds) if contrast >= MIN_CONTRAST and (seen or not profile.resolved) else (),
+        contrast=contrast,
         width=profile.width,
         width_error=profile.error,
         resolved=profile.resolved,
