@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ferrojax.constants import POLARIZATION_UNIT
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.polar import polarization_response
 from ferrojax.errors import InputError, is_traced
 from ferrojax.polarization.structure import (
     CORNERS,
@@ -30,7 +31,7 @@ def born_polarization(crystal: Crystal, shift: Float[Array, "*batch sites 3"]) -
     if crystal.born_charge is None:
         raise InputError("crystal", crystal.name, "has no Born charges", "report displacements only")
     volume = jnp.abs(jnp.linalg.det(crystal.cell))
-    return POLARIZATION_UNIT / volume * jnp.einsum("sij,...sj->...i", crystal.born_charge, shift)
+    return POLARIZATION_UNIT / volume * jnp.einsum("s,sij,...sj->...i", crystal.occupancy, crystal.born_charge, shift)
 
 
 def polarization_from_displacement(
@@ -38,22 +39,21 @@ def polarization_from_displacement(
 ) -> Float[Array, "*batch 3"]:
     """P (C/m²) when B is displaced by `displacement` (Å) against A and the other sites follow the soft mode.
 
-    Only the part that B shows is measured; the oxygen part is inferred from the crystal's soft mode.
+    Only the part that B shows is measured; the oxygen part is inferred, from Born charges and the soft mode or
+    from the crystal's mode-effective charge: `polarization_response` says which, and how sure it is.
     """
-    if crystal.soft_mode is None:
-        raise InputError("crystal", crystal.name, "has no soft mode", "report displacements only")
-    return born_polarization(crystal, jnp.einsum("sij,...j->...si", crystal.soft_mode, displacement))
+    return displacement @ polarization_response(crystal).tensor.T
 
 
 def plane_response(
     crystal: Crystal, axes: Float[np.ndarray, "2 3"], rotation: Float[Array, "2 2"]
 ) -> Float[Array, "2 2"] | None:
-    """C/m² per Å: in-plane P = response @ in-plane displacement, in image axes; None without mode or charges.
+    """C/m² per Å: in-plane P = response @ in-plane displacement, in image axes; None where no charges are known.
 
     axes: the projection's x and y in the crystal.
     rotation: image vector = rotation @ projected crystal vector.
     """
-    if crystal.soft_mode is None or crystal.born_charge is None:
+    if crystal.mode_charge is None and (crystal.soft_mode is None or crystal.born_charge is None):
         return None
     plane = jnp.asarray(axes, crystal.cell.dtype)
     columns = polarization_from_displacement(crystal, plane) @ plane.T  # row i: response to unit vector i
@@ -81,24 +81,31 @@ def polarization_covariance(
 def atom_charges(crystal: Crystal, cells: PerovskiteCells, atoms: int) -> Float[np.ndarray, "atoms 3 3"]:
     """Born charges (e) of every atom of a structure, from the crystal's tensors turned into the structure's axes.
 
-    Oxygen's tensor follows its B–O bond. Atoms of no cell get 0.
+    Oxygen's tensor follows its B–O bond; species that share a site count by their occupancy. Atoms of no cell get 0.
     Errors: InputError for a crystal without charges, or with other sites than A, B and three O.
     """
     if crystal.born_charge is None:
         raise InputError("crystal", crystal.name, "has no Born charges", "give the charges of the atoms")
-    if sorted(crystal.label) != ["A", "B", "O", "O", "O"]:
-        raise InputError("crystal", crystal.name, "is no perovskite of five atoms", "give the charges of the atoms")
-    tensor = np.einsum("ki,skl,lj->sij", cells.axes, np.asarray(crystal.born_charge, float), cells.axes)
-    fraction = np.asarray(crystal.position, float)
-    b_site = crystal.label.index("B")
+    if not is_perovskite(crystal):
+        raise InputError("crystal", crystal.name, "is no perovskite of five sites", "give the charges of the atoms")
+    share = np.asarray(crystal.occupancy, float)[:, None, None]
+    tensor = np.einsum("ki,skl,lj->sij", cells.axes, share * np.asarray(crystal.born_charge, float), cells.axes)
+    label = np.array(crystal.label)
+    offset = np.asarray(crystal.position, float) - np.asarray(crystal.position, float)[crystal.label.index("B")]
+    bond = np.abs(offset - np.round(offset)).argmax(1)
     charge = np.zeros((atoms, 3, 3))
-    charge[cells.b] = tensor[b_site]
-    charge[cells.a] = tensor[crystal.label.index("A")]
-    for site in (i for i, name in enumerate(crystal.label) if name == "O"):
-        offset = fraction[site] - fraction[b_site]
-        bond = int(np.abs(offset - np.round(offset)).argmax())
-        charge[cells.o[:, 2 * bond : 2 * bond + 2]] = tensor[site]
+    charge[cells.b] = tensor[label == "B"].sum(0)
+    charge[cells.a] = tensor[label == "A"].sum(0)
+    for axis in range(3):
+        charge[cells.o[:, 2 * axis : 2 * axis + 2]] = tensor[(label == "O") & (bond == axis)].sum(0)
     return charge
+
+
+def is_perovskite(crystal: Crystal) -> bool:
+    """Whether the cell has one A, one B and three O sites, each of one species or shared."""
+    at = np.mod(np.asarray(crystal.position, float) + 1e-4, 1.0).round(3)
+    _, first = np.unique(at, axis=0, return_index=True)
+    return sorted(crystal.label[i] for i in first) == ["A", "B", "O", "O", "O"]
 
 
 def cell_polarization(

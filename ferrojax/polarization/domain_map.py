@@ -8,6 +8,7 @@ import numpy as np
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
+from ferrojax.polarization.born import is_perovskite
 from ferrojax.polarization.domains import MIN_CELLS, Domains, likeliest_family, segment_domains
 from ferrojax.polarization.map import PolarizationMap
 from ferrojax.polarization.variants import FAMILIES, projected_variants, wall_kinds
@@ -38,11 +39,11 @@ def domain_map(
     family: pseudo-cubic directions of the polarization; by default the one that explains the map best, which a map
     with a single domain does not tell. A projection
     shows only the in-plane part: domains that differ along the beam are not told apart, and a wall's kind may have
-    several names.
-    Errors: InputError for an unknown family, a crystal that is no perovskite of five atoms, or an empty map.
+    several names. Charges carry the response's relative error on top of their own, common to all walls.
+    Errors: InputError for an unknown family, a crystal that is no perovskite of five sites, or an empty map.
     """
-    if sorted(crystal.label) != ["A", "B", "O", "O", "O"]:
-        raise InputError("crystal", crystal.name, "is no perovskite of five atoms", "use segment_domains with variants")
+    if not is_perovskite(crystal):
+        raise InputError("crystal", crystal.name, "is no perovskite of five sites", "use segment_domains with variants")
     if family is not None and family not in FAMILIES:
         raise InputError("family", family, "is unknown", f"choose one of {', '.join(FAMILIES)}")
     axes = projected_motif(crystal, zone).axes
@@ -50,7 +51,7 @@ def domain_map(
     variants = {name: projected_variants(name, axes) @ turn.T for name in FAMILIES}
     polar = pmap.polarization is not None
     field = np.asarray(pmap.polarization if polar else pmap.displacement)
-    covariance = pmap.polarization_covariance() if polar else pmap.covariance
+    covariance = pmap.polarization_covariance(0.0) if polar else pmap.covariance
     valid = np.asarray(pmap.valid)
     family = likeliest_family(field, valid, variants, covariance) if family is None else family
     domains = segment_domains(field, valid, variants[family], covariance, minimum_cells=minimum_cells)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from ferrojax.columns import SITES, Calibration, Columns, find_columns
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
@@ -27,7 +28,8 @@ class PolarizationMap(eqx.Module):
     displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted.
     covariance: (n_y, n_x, 2, 2) Å². valid: (n_y, n_x); everything else is NaN where it is False.
     polarization: (n_y, n_x, 2) C/m², in-plane, oxygen inferred through the soft mode; None if unknown.
-    response: (2, 2) C/m² per Å that made it. provenance: (key, value) pairs.
+    response: (2, 2) C/m² per Å that made it. response_error: its relative uncertainty, None if unknown.
+    provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
     first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
     """
 
@@ -42,16 +44,18 @@ class PolarizationMap(eqx.Module):
     columns: Columns
     provenance: tuple[tuple[str, str], ...] = eqx.field(static=True)
     first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
+    response_error: float | None = eqx.field(static=True, default=None)
 
-    def polarization_covariance(self, relative_uncertainty: float = 0.0) -> Float[Array, "ny nx 2 2"] | None:
+    def polarization_covariance(self, relative_uncertainty: float | None = None) -> Float[Array, "ny nx 2 2"] | None:
         """Covariance of the polarization in (C/m²)²; None where there is no polarization.
 
-        relative_uncertainty: standard error of Born charges and soft mode together, as a share of the response;
-        common to all cells, so it does not average out.
+        relative_uncertainty: standard error of Born charges and soft mode together, as a share of the response; by
+        default `response_error`, 0 where that is unknown. It is common to all cells, so it does not average out.
         """
         if self.response is None:
             return None
-        return polarization_covariance(self.response, self.displacement, self.covariance, relative_uncertainty)
+        share = (self.response_error or 0.0) if relative_uncertainty is None else relative_uncertainty
+        return polarization_covariance(self.response, self.displacement, self.covariance, share)
 
 
 class CellFrames(eqx.Module):
@@ -145,9 +149,11 @@ def map_from_columns(
             *provenance,
             ("crystal", crystal.name),
             ("zone", " ".join(map(str, motif.zone))),
+            *(() if response is None else (("response", polarization_response(crystal).kind),)),
             ("method", "column fit"),
         ),
         first_cell=(int(first[0]), int(first[1])),
+        response_error=None if response is None else crystal.response_error,
     )
 
 
