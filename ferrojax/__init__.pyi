@@ -35,4 +35,14 @@ from .multislice import plan_slices as plan_slices
 from .optics import PlaneWave as PlaneWave
 from .optics import Probe as Probe
 from .polarization import PolarizationMap as PolarizationMap
+from .polarization import cell_polarization as cell_polarization
+from .polarization import displacement_statistics as displacement_statistics
+from .polarization import domain_map as domain_map
+from .polarization import find_walls as find_walls
+from .polarization import map_lattice as map_lattice
 from .polarization import map_polarization as map_polarization
+from .polarization import octahedral_tilt as octahedral_tilt
+from .polarization import perovskite_cells as perovskite_cells
+from .polarization import segment_domains as segment_domains
+from .polarization import strain as strain
+from .polarization import winding_number as winding_number
