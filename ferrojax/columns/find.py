@@ -11,7 +11,9 @@ from ferrojax.columns import lattice as lat
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
 from ferrojax.columns.fit import AMPLITUDE, LOG_WIDTH, FitPlan, FittedColumns, fit_columns
 from ferrojax.columns.index import fit_lattice
-from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
+from ferrojax.columns.lattice import MIN_CELLS, too_few
+from ferrojax.columns.place import inside
+from ferrojax.columns.seeds import Seeds, seed_columns, seed_positions
 from ferrojax.columns.uncertainty import noise_statistics, scan_scatter
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
