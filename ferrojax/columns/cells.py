@@ -11,6 +11,7 @@ from ferrojax.columns.template import anchor, cell_match
 from ferrojax.crystal.zone import Motif
 
 _TOLERANCE = 0.3  # of the nearest distance between cations
+_STRETCH = 0.1  # of the shortest lattice vector: large cells stretch by more than columns are apart
 _LEAST = 0.35  # of the usual likeness
 _REGION = 12  # cells
 _STARTS = 12
@@ -42,9 +43,10 @@ def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation:
     first = _start(candidates, start, lattice)
     reference = float(np.median(height[nearest(position, position[[first]], min(9, len(position)))[1]]))
     free = height > _LEAST * min(reference, height[first])
+    tolerance = max(_TOLERANCE * gap, _STRETCH * float(np.linalg.norm(lattice, axis=1).min()))
     regions: list[Cells] = []
     for number in range(_STARTS):
-        cells = grow_cells(candidates, first, lattice, _TOLERANCE * gap, free)
+        cells = grow_cells(candidates, first, lattice, tolerance, free)
         free[cells.candidate] = False
         kept = _cleaned(cells, height, strong)
         if len(kept.index) >= _REGION:

@@ -88,9 +88,9 @@ def resolved(even: np.ndarray, cells: Cells, motif: Motif) -> np.ndarray:
     result = np.zeros(len(motif.label), bool)
     for k in range(len(motif.label)):
         distance = np.linalg.norm(motif.offset[k] - motif.offset[:, None] - around, axis=-1)
-        nearest = float(distance[distance > 1e-3].min())
-        middle = motif.offset[k] - motif.offset[anchor(motif)] + 0.15 * nearest * shifts
-        points = middle[:, None, None] + 0.3 * nearest * np.array([-1, 0, 1])[:, None] * spokes[None, :, None]
+        closest = max(float(distance[distance > 1e-3].min()), 0.8)
+        middle = motif.offset[k] - motif.offset[anchor(motif)] + 0.15 * closest * shifts
+        points = middle[:, None, None] + 0.3 * closest * np.array([-1, 0, 1])[:, None] * spokes[None, :, None]
         step = points.reshape(-1, 2) @ np.linalg.inv(motif.lattice)
         at = few.position[:, None] + np.einsum("ki,nij->nkj", step, few.lattice)
         value = ndimage.map_coordinates(even, at.reshape(-1, 2).T[::-1], order=1, mode="nearest")

@@ -21,6 +21,8 @@ from ferrojax.errors import InputError
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
+_CLEAR = 0.08  # of the strongest column's HAADF strength
+_SEPARABLE = 0.8  # Å
 
 
 class Seeds(eqx.Module):
@@ -126,11 +128,14 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
 
 
 def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bool) -> list[int]:
-    """Columns of the motif to seed: pure oxygen where it shows, or where the mode that was told shows it."""
+    """Columns of the motif to seed: strong ones, and pure oxygen and other faint ones where they show, or where the
+    mode that was told shows them."""
+    clear = motif.strength >= _CLEAR * motif.strength.max()
+    shown = np.full(len(clear), orientation.mode != "HAADF") if told else resolved(even, cells, motif)
+    cation = np.array([name != "O" for name in motif.label])
+    visible = separable(motif, [int(k) for k in np.nonzero((clear & cation) | shown)[0]])
     if told:
-        return [i for i, name in enumerate(motif.label) if name != "O" or orientation.mode != "HAADF"]
-    shown = resolved(even, cells, motif)
-    visible = [k for k, name in enumerate(motif.label) if name != "O" or shown[k]]
+        return visible
     if orientation.polarity < 0 and not any(motif.label[k] == "O" for k in visible):
         raise InputError(
             "image",
@@ -164,13 +169,29 @@ def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndar
 
 
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:
-    """Å, the nearest distance between two of these columns; of all but pure oxygen if none are given."""
+    """Å, the nearest distance between two of these columns; of all that HAADF shows if none are given."""
     if columns is None:
-        columns = [i for i, name in enumerate(motif.label) if name != "O"] or list(range(len(motif.label)))
+        clear = motif.strength >= _CLEAR * motif.strength.max()
+        columns = separable(motif, [i for i in range(len(motif.label)) if clear[i]])
+    distance = _distances(motif, columns)
+    return float(distance[distance > 1e-3].min())
+
+
+def separable(motif: Motif, columns: list[int]) -> list[int]:
+    """Of these columns those that an image can tell apart: where two are too close, the stronger one."""
+    distance = _distances(motif, list(range(len(motif.label)))).min(2)
+    kept: list[int] = []
+    for k in sorted(columns, key=lambda k: -float(motif.strength[k])):
+        if all(distance[k, other] >= _SEPARABLE for other in kept):
+            kept.append(k)
+    return sorted(kept)
+
+
+def _distances(motif: Motif, columns: list[int]) -> np.ndarray:
+    """(k, k, 9) Å between columns and their images in the cells around."""
     offset = motif.offset[columns]
     cells = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
-    distance = np.linalg.norm(offset[:, None, None] - offset[None, :, None] - cells, axis=-1)
-    return float(distance[distance > 1e-3].min())
+    return np.linalg.norm(offset[:, None, None] - offset[None, :, None] - cells, axis=-1)
 
 
 def _assembled(
