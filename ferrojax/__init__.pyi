@@ -3,9 +3,14 @@ from .columns import find_columns as find_columns
 from .crystal import Atoms as Atoms
 from .crystal import Crystal as Crystal
 from .crystal import OrientedSupercell as OrientedSupercell
+from .crystal import column_components as column_components
 from .crystal import draw_occupancy as draw_occupancy
 from .crystal import material as material
+from .crystal import mixed_crystal as mixed_crystal
 from .crystal import oriented_supercell as oriented_supercell
+from .crystal import polar_crystal as polar_crystal
+from .crystal import polarization_response as polarization_response
+from .crystal import projected_motif as projected_motif
 from .crystal import substitute as substitute
 from .detection import AnnularDetector as AnnularDetector
 from .detection import CentreOfMass as CentreOfMass

@@ -16,6 +16,8 @@ def versions() -> dict[str, str]:
 
 def info() -> None:
     """Show versions, devices and the material library."""
+    from collections import Counter
+
     import jax
     import numpy as np
     from rich.console import Console
@@ -27,10 +29,15 @@ def info() -> None:
     console.print("  ".join(f"{name} {number}" for name, number in versions().items()), highlight=False)
     for device in jax.devices():
         console.print(f"device {device.id}: {device.platform} {device.device_kind}", highlight=False)
-    table = Table("material", "cell (Å)", "soft mode", "Born charges", "sites")
+    table = Table("material", "cell (Å)", "soft mode", "charges", "sites")
     for name in available_materials():
         crystal = material(name)
         cell = " × ".join(f"{length:.3f}" for length in np.linalg.norm(np.asarray(crystal.cell), axis=1))
-        known = ["none" if tensor is None else "yes" for tensor in (crystal.soft_mode, crystal.born_charge)]
-        table.add_row(name, cell, *known, " ".join(crystal.elements))
+        mode = "none" if crystal.soft_mode is None else "yes"
+        charges = "Born" if crystal.born_charge is not None else "none"
+        if crystal.born_charge is None and crystal.mode_charge is not None:
+            charges = "mode-effective"
+        counts = Counter(crystal.elements)
+        sites = " ".join(symbol if count == 1 else f"{symbol}{count}" for symbol, count in counts.items())
+        table.add_row(name, cell, mode, charges, sites)
     console.print(table)

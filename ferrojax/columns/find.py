@@ -1,46 +1,68 @@
 """From an image to fitted, indexed and calibrated columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
-from ferrojax.columns import lattice as lat
-from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
-from ferrojax.columns.fit import AMPLITUDE, LOG_WIDTH, FitPlan, FittedColumns, fit_columns
-from ferrojax.columns.index import fit_lattice
-from ferrojax.columns.lattice import MIN_CELLS, too_few
-from ferrojax.columns.place import inside
-from ferrojax.columns.seeds import Seeds, seed_columns, seed_positions
-from ferrojax.columns.uncertainty import noise_statistics, scan_scatter
+from ferrojax.columns.assemble import assemble, rejections
+from ferrojax.columns.calibration import calibrate
+from ferrojax.columns.columns import ACCEPTED, Columns
+from ferrojax.columns.fit import FitSettings, fit_columns
+from ferrojax.columns.noise import Noise
+from ferrojax.columns.pixels import saturated_pixels
+from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
+from ferrojax.columns.template import anchor
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 
-_WINDOW = 0.56  # of the nearest distance between columns
-_GUESS = 0.45  # Å, rms radius of a column
+CORE = 0.5
+_KNOTS = 3.0
+"""Periods of the lattice between the knots of the background."""
 _ONE_IMAGE = "pass one two-dimensional image"
 
 
-def find_columns(image: Image, crystal: Crystal | None = None, zone: Sequence[int] | None = None) -> Columns:
-    """Find and fit the atomic columns of an ADF or HAADF image (bright columns on a dark ground).
+class _Options(NamedTuple):
+    mode: str | None
+    noise: Noise | None
+    core: float | None
+    progress: Callable[[str], None]
 
-    With a crystal (zone defaults to (0, 0, 1)) the A and B columns are labelled, indexed and calibrated on
-    the lattice; without one every bright column is fitted and positions are in recorded Å.
-    Errors: InputError where the image shows no lattice, the zone axis or the pixel size does not fit, or
-    fewer than 12 cells are complete.
+
+def find_columns(
+    image: Image,
+    crystal: Crystal | None = None,
+    zone: Sequence[int] | None = None,
+    *,
+    mode: str | None = None,
+    noise: Noise | None = None,
+    core: float | None = CORE,
+    progress: Callable[[str], None] | None = None,
+) -> Columns:
+    """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
+
+    With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
+    one every bright column is fitted and positions are in recorded Å.
+    mode: "HAADF" (or any dark field), "ABF" or "iDPC"; None tells it from the image.
+    noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
+    core: pixels farther from every column than this share of the nearest distance between columns do not count
+    (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
+    progress: called with a word before every stage.
+    Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
+    than 12 cells are complete.
     """
     data = image_data(image)
     sampling = np.asarray(image.sampling, float)
+    options = _Options(mode, noise, core, progress or (lambda _: None))
+    options.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling)
+        return _unlabelled(data, sampling, options)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, motif)
+    return _labelled(data, sampling, motif, options)
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -58,109 +80,31 @@ def image_data(image: Image) -> np.ndarray:
     return data
 
 
-def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif) -> Columns:
-    seeds = seed_columns(data, sampling, motif)
-    gap = seeds.gap * seeds.scale
-    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
-    fitted = fit_columns(data, seeds.position, seeds.site, plan, _GUESS * seeds.scale)
+def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
+    core = None if options.core is None else options.core * seeds.gap * seeds.scale
+    return FitSettings(knots * seeds.scale, noise=options.noise, core=core)
+
+
+def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, options: _Options) -> Columns:
+    seeds = seed_columns(data, sampling, motif, options.mode)
+    options.progress(f"fitting {len(seeds.site)} columns")
+    settings = _settings(_KNOTS * float(np.linalg.norm(motif.lattice, axis=1).max()), seeds, options)
+    start = np.concatenate([seeds.position, seeds.stray])
+    group = np.concatenate([seeds.column, np.full(len(seeds.stray), len(motif.label))])
+    bright = seeds.polarity * data
+    fitted = fit_columns(bright, start, group, settings, ~saturated_pixels(bright))
+    options.progress("checking columns")
     seen = inside(seeds.position, data.shape)
-    fitted, seeds = jax.tree.map(lambda a: a[seen], fitted), seeds[seen]
-    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
-    good_a = (seeds.site == 0) & (rejection == ACCEPTED)
-    if good_a.sum() < MIN_CELLS:
-        raise too_few(int(good_a.sum()))
-    position = np.asarray(fitted.parameters[:, :2], float)
-    calibration = calibrate(position[good_a], seeds.index[good_a], motif, sampling)
-    columns = _assemble(fitted, seeds, rejection, np.asarray(calibration.affine, float), calibration)
-    _check_contrast(columns, motif)
+    fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
+    rejection = rejections(fitted, seeds, bright)
+    anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
+    if anchored.sum() < MIN_CELLS:
+        raise too_few(int(anchored.sum()))
+    calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
+    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
+    if seeds.mode == "HAADF":
+        _check_contrast(columns, motif)
     return columns
-
-
-def calibrate(position: np.ndarray, index: np.ndarray, motif: Motif, sampling: np.ndarray) -> Calibration:
-    """Affine step and its figures from A columns (n, 2) px at lattice indices (n, 2)."""
-    origin, lattice_px, residual = fit_lattice(index, position)
-    to_crystal = motif.lattice.T @ np.linalg.inv(lattice_px.T)
-    inverse_rotation, affine = linalg.polar(to_crystal)
-    lat.check_fit(np.linalg.inv(to_crystal), motif, sampling)
-    relative = np.diag(sampling[::-1]) @ np.linalg.inv(affine)  # recorded Å per true Å
-    angle = np.arctan2(inverse_rotation[0, 1], inverse_rotation[0, 0])
-    distance = residual @ affine
-    typical = np.median(np.linalg.norm(distance, axis=1))
-    kept = distance[np.linalg.norm(distance, axis=1) < max(4 * typical, 1e-9)]
-    along = np.linalg.norm(relative, axis=0)
-    figures = {
-        "sampling_error": 100 * (np.sqrt(np.linalg.det(relative)) - 1),
-        "anisotropy": 100 * (along[0] / along[1] - 1),
-        "shear": 90 - np.degrees(np.arccos((relative[:, 0] @ relative[:, 1]) / along.prod())),
-        "rotation_deg": -np.degrees(angle),
-        "rms_pm": 100 * np.sqrt((kept**2).mean()),
-    }
-    arrays = {
-        "affine": affine,
-        "rotation": inverse_rotation.T,
-        "lattice_px": lattice_px,
-        "origin_px": origin,
-        "recorded_sampling": sampling,
-    }
-    return Calibration(**{k: jnp.asarray(v, jnp.result_type(float)) for k, v in {**arrays, **figures}.items()})
-
-
-def _rejections(fit: FittedColumns, seeds: Seeds, shape, reach: float) -> np.ndarray:
-    """(n,) index into REJECTIONS."""
-    site = np.maximum(seeds.site, 0)
-    p = np.asarray(fit.parameters, float)
-    weight = np.asarray(fit.weight)
-    residual = _relative_residual(fit)
-    rejection = np.full(len(p), ACCEPTED)
-    for s in range(site.max() + 1):
-        mine = site == s
-        if not mine.any():
-            continue
-        amplitude, width = np.median(p[mine, AMPLITUDE]), np.median(p[mine, LOG_WIDTH])
-        rejection[mine & (residual > 5 * np.median(residual[mine]) + 0.02)] = POOR
-        rejection[mine & (np.abs(p[:, LOG_WIDTH] - width) > np.log(1.6))] = WIDTH
-        rejection[mine & (p[:, AMPLITUDE] < 0.15 * amplitude)] = FAINT
-    rejection[np.linalg.norm(p[:, :2] - seeds.position, axis=1) > reach] = MOVED
-    area = weight.sum((1, 2))
-    rejection[area < 0.9 * np.median(area)] = EDGE
-    rejection[~inside(p[:, :2], shape)] = EDGE
-    return rejection
-
-
-def _relative_residual(fit: FittedColumns) -> np.ndarray:
-    weight = np.asarray(fit.weight, float)
-    square = (weight * np.asarray(fit.residual, float) ** 2).sum((1, 2))
-    rms = np.sqrt(square / np.maximum(weight.sum((1, 2)), 1e-9))
-    return rms / np.maximum(np.abs(np.asarray(fit.parameters[:, AMPLITUDE], float)), 1e-12)
-
-
-def _assemble(
-    fit: FittedColumns, seeds: Seeds, rejection, affine: np.ndarray, calibration: Calibration | None
-) -> Columns:
-    """Columns in Å; affine: (2, 2) Å per px."""
-    site, index = seeds.site, seeds.index
-    position = np.asarray(fit.parameters[:, :2], float)
-    variance, area = noise_statistics(fit, np.maximum(site, 0), rejection == ACCEPTED)
-    covariance = affine @ (np.asarray(fit.covariance, float) * (variance * area)[:, None, None]) @ affine.T
-    good_a = (site == 0) & (rejection == ACCEPTED)
-    if good_a.any():
-        scatter = scan_scatter(position[good_a] @ affine.T, covariance[good_a], index[good_a])
-        covariance = covariance + np.diag(scatter)
-    p = np.asarray(fit.parameters, float)
-    width = np.exp(p[:, LOG_WIDTH])
-    kind = jnp.result_type(float)
-    return Columns(
-        position=jnp.asarray(position @ affine.T, kind),
-        position_px=jnp.asarray(position, kind),
-        covariance=jnp.asarray(covariance, kind),
-        intensity=jnp.asarray(2 * np.pi * p[:, AMPLITUDE] * width**2, kind),
-        width=jnp.asarray(width * np.sqrt(np.linalg.det(affine)), kind),
-        residual=jnp.asarray(_relative_residual(fit), kind),
-        site=jnp.asarray(site),
-        lattice_index=jnp.asarray(index),
-        rejection=jnp.asarray(rejection),
-        calibration=calibration,
-    )
 
 
 def _check_contrast(columns: Columns, motif: Motif) -> None:
@@ -183,11 +127,9 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
         )
 
 
-def _unlabelled(data: np.ndarray, sampling: np.ndarray) -> Columns:
+def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> Columns:
     seeds = seed_positions(data, sampling)
-    gap = seeds.gap * seeds.scale
-    plan = FitPlan(half=int(np.ceil(1.25 * _WINDOW * gap)), radius=_WINDOW * gap)
-    group = np.zeros(len(seeds.site), int)
-    fitted = fit_columns(data, seeds.position, group, plan, min(_GUESS * seeds.scale, gap / 3))
-    rejection = _rejections(fitted, seeds, data.shape, 0.35 * gap)
-    return _assemble(fitted, seeds, rejection, np.diag(sampling[::-1]), None)
+    settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
+    fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(data))
+    rejection = rejections(fitted, seeds, data)
+    return assemble(data, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)

@@ -1,226 +1,187 @@
-"""Gaussian columns fitted to an image, all of them together, with the covariance of every position."""
+"""Columns of an image fitted together, starting from seeds."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
-from scipy.spatial import KDTree
+from jaxtyping import Bool, Float, Int
 
-X, Y, AMPLITUDE, LOG_WIDTH, E1, E2, LEVEL = range(7)
-_SHAPE = np.array([LOG_WIDTH, E1, E2])
-NEIGHBOURS = 10
-_SHAPE_SPREAD = (1e-3, 0.3, 0.1, 0.1, 0.1)
-"""How far log width and ellipticity may stray from the sublattice's median, sweep by sweep."""
-_ITERATIONS = 4
-_BATCH = 64
+from ferrojax.columns.likelihood import Fit, ShapePrior, maximum_likelihood
+from ferrojax.columns.model import ImageModel, Parameters, plan_model
+from ferrojax.columns.noise import Noise
 
-
-class FitPlan(eqx.Module):
-    """What decides the shapes of a fit: window half-width and soft radius, px."""
-
-    half: int = eqx.field(static=True)
-    radius: float
+_COUNT = 256
+"""Columns and overlaps come in multiples, so that few programs are compiled."""
+_REACHING = 3.5
+"""Widths outside the image within which a column is fitted too, if not freely."""
+_LEAST_CORE = 2.0
+"""Widths that count round a column in any case."""
 
 
-class _Window(eqx.Module):
-    """Pixels round a column and their weights, (m, m); x and y in px from the middle pixel."""
+class FitSettings(NamedTuple):
+    """How columns are fitted.
 
-    value: Float[Array, "m m"]
-    weight: Float[Array, "m m"]
-    x: Float[Array, "m m"]
-    y: Float[Array, "m m"]
+    knots: px between the knots of the background.
+    spread: of the columns' widths round their group's (log), a third of it for ellipticities.
+    core: px; pixels farther from every column do not count (None: all do), because there a real image has what the
+    model does not draw: wide tails and faint columns.
+    noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
+    tie: sets held columns from the fitted ones between rounds.
+    """
+
+    knots: float
+    spread: float = 0.1
+    core: float | None = None
+    noise: Noise | None = None
+    reach: float = 4.5
+    rounds: int = 4
+    tie: Callable[[Parameters], Parameters] | None = None
 
 
-class FittedColumns(eqx.Module):
-    """parameters: (n, 7) in px and image units; covariance: (n, 2, 2) px² for white noise of unit variance;
-    residual: (n, m, m) data − fit; weight: (n, m, m)."""
+class FittedColumns(NamedTuple):
+    """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under
+    every column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
+    known: the noise was given."""
 
-    parameters: Float[Array, "*n 7"]
-    covariance: Float[Array, "*n 2 2"]
-    residual: Float[Array, "*n m m"]
-    weight: Float[Array, "*n m m"]
+    position: np.ndarray
+    amplitude: np.ndarray
+    shape: np.ndarray
+    covariance: np.ndarray
+    background: np.ndarray
+    image: np.ndarray
+    variance: np.ndarray
+    seen: np.ndarray
+    known: bool
 
+    def chosen(self, rows: np.ndarray) -> "FittedColumns":
+        """The chosen columns (rows: integers or a mask)."""
+        names = ("position", "amplitude", "shape", "covariance", "background")
+        return self._replace(**{name: getattr(self, name)[rows] for name in names})
 
-def gaussian_column(p: Float[Array, "7"], x: Array, y: Array) -> Array:
-    """Elliptical Gaussian without its background; x, y in px from the same origin as p's."""
-    dx, dy = x - p[X], y - p[Y]
-    scale = jnp.exp(-p[LOG_WIDTH])
-    u = scale * ((1 + p[E1]) * dx + p[E2] * dy)
-    v = scale * (p[E2] * dx + (1 - p[E1]) * dy)
-    return p[AMPLITUDE] * jnp.exp(-0.5 * (u**2 + v**2))
+    @property
+    def width(self) -> np.ndarray:
+        """(n,) px, rms radius."""
+        return np.exp(self.shape[:, 0])
 
 
 def fit_columns(
     data: Float[np.ndarray, "rows cols"],
     start: Float[np.ndarray, "n 2"],
     group: Int[np.ndarray, " n"],
-    plan: FitPlan,
-    width: float,
+    settings: FitSettings,
+    mask: Bool[np.ndarray, "rows cols"] | None = None,
 ) -> FittedColumns:
-    """Fit every column of an image, neighbours included.
+    """Fit every column of an image, neighbours and background included.
 
-    start: (n, 2) px (x, y).
-    group: (n,) sublattice; columns of one share a prior on their shape (10 % in width).
-    width: px, first guess of the Gaussian's rms radius.
-    Each sweep refits every column with its NEIGHBOURS' current fits subtracted, so the sweeps converge on the
-    simultaneous least-squares solution. Columns that start outside the image stay where they are, with the looks
-    of their sublattice: their tails reach in. A window's background is a plane: its level is free, its slope is that of
-    the levels of the columns around, because a slope of its own would mimic a shift.
+    start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
+    Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their
+    group, those farther off are only drawn.
     """
+    inside = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
+    width = guess_width(data, start[inside], group[inside])
+    model, first, group, inside = _plan(data, start, group, inside, width, settings)
+    level, scale = float(np.median(data)), float(np.ptp(np.percentile(data, (1, 99.5)))) or 1.0
+    real = jnp.result_type(float)
+    unit = jnp.asarray((data - level) / scale, real)
+    noise = None if settings.noise is None else settings.noise.standardised(level, scale)
+    shapes = ShapePrior(group, inside, settings.spread)
+    seen = None if mask is None else jnp.asarray(mask)
+    held = _Held(np.asarray(model.free), inside, group, settings.tie)
+    core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
+    fit = maximum_likelihood(
+        model, unit, first, shapes=shapes, noise=noise, mask=seen, core=core, tie=held, rounds=settings.rounds
+    )
+    return _in_units(model, fit, len(start), level, scale, noise is not None)
+
+
+class _Held(NamedTuple):
+    """Sets the looks of the columns that are only drawn to their group's, between rounds."""
+
+    free: np.ndarray
+    inside: np.ndarray
+    group: np.ndarray
+    tie: Callable[[Parameters], Parameters] | None
+
+    def __call__(self, p: Parameters) -> Parameters:
+        amplitude, shape = np.array(p.amplitude), np.array(p.shape)
+        for g in np.unique(self.group[self.group >= 0]):
+            mine = self.group == g
+            if (mine & self.inside).any():
+                amplitude[mine & ~self.free] = np.median(amplitude[mine & self.inside])
+                shape[mine & ~self.free] = np.median(shape[mine & self.inside], 0)
+        new = (jnp.asarray(amplitude, p.amplitude.dtype), jnp.asarray(shape, p.shape.dtype))
+        p = eqx.tree_at(lambda q: (q.amplitude, q.shape), p, new)
+        return p if self.tie is None else self.tie(p)
+
+
+def _plan(data, start, group, inside, width: float, settings: FitSettings):
+    """Model, first parameters and groups, with columns of no intensity added up to a round number."""
     n = len(start)
-    level = float(np.median(data))
-    scale = float(np.percentile(data, 99.5)) - level or 1.0
-    padded = np.pad((data - level) / scale, plan.half).astype(np.float32)
-    inside = np.pad(np.ones_like(data), plan.half).astype(np.float32)
-    count = -(-n // _BATCH) * _BATCH  # few distinct shapes, so few compilations
-    fill = np.concatenate([np.arange(n), np.zeros(count - n, int)])
-    corner = np.round(start).astype(np.int32)[fill]
-    corner = np.clip(corner, 0, np.array(data.shape[::-1]) - 1)
-    parameters = np.zeros((count, 7), np.float32)
-    parameters[:, :2] = start[fill]
-    parameters[:, AMPLITUDE] = 0.5
-    parameters[:, LOG_WIDTH] = np.log(width)
-    near = _neighbours(start, missing=count)[fill]
-    seen = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
-    at = (jnp.asarray(corner), jnp.asarray(near))
-    image = (jnp.asarray(padded), jnp.asarray(inside))
-    noise = np.full(count, 1e-2, np.float32)
-    result = None
-    for spread in _SHAPE_SPREAD:
-        members = (parameters[:n][seen & (group == g)] for g in range(group.max() + 1))
-        typical = np.stack([np.median(m, 0) for m in members])[group]
-        parameters[:n][~seen] = np.where(np.arange(7) < 2, parameters[:n], typical)[~seen]
-        prior = (jnp.asarray(typical[fill][:, _SHAPE]), jnp.asarray(noise / spread**2))
-        trusted = np.where(seen, parameters[:n, LEVEL], np.nan)
-        slope = _ground_slope(trusted, group, corner[:n], near[:n])[fill]
-        result = _sweep(image, (jnp.asarray(parameters), jnp.asarray(slope)), at, prior, plan)
-        parameters = np.array(result.parameters)
-        parameters[:n][~seen, :2] = start[~seen]
-        noise = np.asarray(_mean_square(result))
-    assert result is not None
-    parameters = parameters[:n].copy()
-    parameters[:, [AMPLITUDE, LEVEL]] *= scale
-    parameters[:, LEVEL] += level
-    covariance = result.covariance[:n] * scale**-2
-    return FittedColumns(jnp.asarray(parameters), covariance, result.residual[:n] * scale, result.weight[:n])
+    fill = -(n + 1) % _COUNT + 1
+    position = np.concatenate([start, np.full((fill, 2), -100.0 * width)])
+    outside = np.maximum(-position, position - (np.array(data.shape[::-1]) - 1)).max(1)
+    free = outside < _REACHING * width
+    inside = np.concatenate([inside, np.zeros(fill, bool)])
+    group = np.concatenate([group, np.full(fill, -1)])
+    model = plan_model(position, data.shape, width=width, reach=settings.reach, knots=settings.knots, free=free)
+    edge = np.asarray(model.edge)
+    edge = edge[free[edge].all(1)]
+    count = -(-max(len(edge), 1) // (4 * _COUNT)) * 4 * _COUNT
+    edge = np.concatenate([edge, np.full((count - len(edge), 2), n, edge.dtype)])
+    model = eqx.tree_at(lambda m: m.edge, model, jnp.asarray(edge))
+    real = jnp.result_type(float)
+    shape = np.zeros((len(position), 3))
+    shape[:, 0] = np.log(width)
+    amplitude = np.where(group >= 0, 0.5, 0.0)
+    ground = np.zeros((model.rows.shape[1], model.cols.shape[1]))
+    return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group, inside
 
 
-def _mean_square(fit: FittedColumns) -> Array:
-    """(n,) variance of the residual per pixel, degrees of freedom counted."""
-    weight = fit.weight.sum((1, 2))
-    return (fit.weight * fit.residual**2).sum((1, 2)) / jnp.maximum(weight - 6.0, 0.2 * weight + 1e-6) + 1e-12
+def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:
+    p = fit.parameters
+    position = np.asarray(p.position, float)[:n]
+    ground = np.asarray(model.ground(p.ground), float)
+    column, row = np.clip(np.round(position).astype(int), 0, np.array(ground.shape[::-1]) - 1).T
+    return FittedColumns(
+        position=position,
+        amplitude=np.asarray(p.amplitude, float)[:n] * scale,
+        shape=np.asarray(p.shape, float)[:n],
+        covariance=np.asarray(fit.covariance, float)[:n],
+        background=ground[row, column] * scale + level,
+        image=np.asarray(fit.image, float) * scale + level,
+        variance=np.asarray(fit.noise.variance(fit.image), float) * scale**2,
+        seen=np.asarray(fit.seen) > 0,
+        known=known,
+    )
 
 
-def _neighbours(position: np.ndarray, missing: int) -> np.ndarray:
-    """(n, NEIGHBOURS) nearest columns; `missing` stands for one that does not exist."""
-    _, index = KDTree(position).query(position, k=NEIGHBOURS + 1)
-    index = np.asarray(index, np.int32)[:, 1:]
-    return np.where(index == len(position), missing, index)
+def guess_width(data: Float[np.ndarray, "rows cols"], position: np.ndarray, group: np.ndarray) -> float:
+    """px, rms radius of the brightest group's mean column, from where it has fallen to half its height."""
+    gap = _nearest(position)
+    half = max(int(np.ceil(0.6 * gap)), 2)
+    at = np.round(position).astype(int)
+    whole = ((at >= half) & (at < np.array(data.shape[::-1]) - half)).all(1)
+    step = np.arange(-half, half + 1)
+    best, found = -np.inf, 0.2 * gap
+    for g in np.unique(group[whole]):
+        x, y = at[whole & (group == g)].T
+        mean = data[(y[:, None] + step)[:, :, None], (x[:, None] + step)[:, None, :]].mean(0)
+        radius = np.hypot(step[:, None], step[None])
+        ring = np.array([mean[(radius >= r - 0.5) & (radius < r + 0.5)].mean() for r in range(half + 1)])
+        height = ring[0] - ring.min()
+        if height > best:
+            best = height
+            below = np.nonzero(ring - ring.min() < 0.5 * height)[0]
+            r = int(below[0])
+            part = (ring[r - 1] - ring.min() - 0.5 * height) / max(ring[r - 1] - ring[r], 1e-12)
+            found = (r - 1 + part) / np.sqrt(2 * np.log(2))
+    return float(np.clip(found, 0.8, 0.35 * gap))
 
 
-def _ground_slope(level: np.ndarray, group: np.ndarray, middle: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """(n, 2) background slope per px, from the levels (NaN if not known) of a column and its neighbours.
+def _nearest(position: np.ndarray) -> float:
+    """Median distance to the nearest other column, px."""
+    from scipy.spatial import KDTree
 
-    Sublattices keep an offset of their own, because the tails of their columns differ.
-    """
-    for g in range(group.max() + 1):
-        level = np.where(group == g, level - np.nanmedian(level[group == g]), level)
-    around = np.concatenate([np.arange(len(level))[:, None], near], 1)
-    exists = around < len(level)
-    around = np.where(exists, around, 0)
-    exists &= np.isfinite(level)[around]
-    level = np.nan_to_num(level)
-    share = exists / np.maximum(exists.sum(1, keepdims=True), 1)
-    offset = middle[around] - (share[..., None] * middle[around]).sum(1, keepdims=True)
-    rise = level[around] - (share * level[around]).sum(1, keepdims=True)
-    matrix = np.einsum("nk,nki,nkj->nij", share, offset, offset) + 1e-3 * np.eye(2)
-    vector = np.einsum("nk,nki,nk->ni", share, offset, rise)
-    return np.linalg.solve(matrix, vector[..., None])[..., 0].astype(np.float32)
-
-
-@jax.jit
-def _sweep(image, state, at, shape_prior, plan) -> FittedColumns:
-    """One pass over all columns with the neighbours of the pass before.
-
-    image: padded pixels and their mask. state: parameters (n, 7) and background slopes (n, 2).
-    at: middle pixel (n, 2) and neighbours (n, NEIGHBOURS); an index of n is a column of no intensity.
-    shape_prior: mean (n, 3) and precision (n,).
-    """
-    parameters, _ = state
-    known = jnp.concatenate([parameters, jnp.zeros((1, 7))])
-
-    def one(item):
-        (p, slope), (corner, around), (shape, shape_precision) = item
-        local = p.at[:2].add(-corner)
-        others = known[around].at[:, :2].add(-corner)
-        window = _cut(image, corner, local, others, plan)
-        window = eqx.tree_at(lambda w: w.value, window, window.value - slope[0] * window.x - slope[1] * window.y)
-        mean = jnp.zeros(7).at[_SHAPE].set(shape)
-        precision = jnp.zeros(7).at[_SHAPE].set(shape_precision)
-        fitted = _levenberg_marquardt(local, window, mean, precision)
-        residual, jacobian = _linearised(fitted, window)
-        covariance = _position_covariance(jacobian, window.weight, precision)
-        return FittedColumns(fitted.at[:2].add(corner), covariance, residual, window.weight)
-
-    return jax.lax.map(one, (state, at, shape_prior), batch_size=_BATCH)
-
-
-def _cut(image, corner, local, others, plan: FitPlan) -> _Window:
-    """The window round a column without its neighbours."""
-    size = 2 * plan.half + 1
-    value, mask = (jax.lax.dynamic_slice(a, (corner[1], corner[0]), (size, size)) for a in image)
-    step = jnp.arange(-plan.half, plan.half + 1, dtype=value.dtype)
-    x, y = jnp.meshgrid(step, step, indexing="xy")
-    value = value - jax.vmap(gaussian_column, (0, None, None))(others, x, y).sum(0)
-    # The soft edge keeps a column that sits between pixels from gaining or losing whole pixels.
-    distance = jnp.sqrt((x - local[X]) ** 2 + (y - local[Y]) ** 2)
-    weight = mask * jax.nn.sigmoid((plan.radius - distance) / (0.08 * plan.radius))
-    return _Window(value, weight, x, y)
-
-
-def _model(p, window: _Window):
-    return gaussian_column(p, window.x, window.y) + p[LEVEL]
-
-
-def _linearised(p, window: _Window) -> tuple[Array, Array]:
-    """Residual (m, m) and Jacobian (m, m, 7) of the model."""
-    return window.value - _model(p, window), jax.jacfwd(_model)(p, window)
-
-
-def _levenberg_marquardt(p, window: _Window, mean, precision) -> Array:
-    """A fixed number of damped Gauss–Newton steps on weighted squares plus a Gaussian prior."""
-
-    def cost(q):
-        misfit = window.value - _model(q, window)
-        return (window.weight * misfit**2).sum() + (precision * (q - mean) ** 2).sum()
-
-    def step(_, state):
-        q, damping, best = state
-        residual, jacobian = _linearised(q, window)
-        gradient = jnp.einsum("ij,ij,ijk->k", window.weight, residual, jacobian) - precision * (q - mean)
-        unit, scale = _normal_matrix(jacobian, window.weight, precision)
-        trial = q + jnp.linalg.solve(unit + damping * jnp.eye(7), gradient / scale) / scale
-        trial = trial.at[:2].set(jnp.clip(trial[:2], q[:2] - 1.5, q[:2] + 1.5))
-        width = jnp.clip(trial[LOG_WIDTH], q[LOG_WIDTH] - 0.3, q[LOG_WIDTH] + 0.3)
-        trial = trial.at[LOG_WIDTH].set(width)
-        value = cost(trial)
-        better = value <= best
-        q = jnp.where(better, trial, q)
-        return q, jnp.where(better, damping * 0.1, damping * 10), jnp.where(better, value, best)
-
-    return jax.lax.fori_loop(0, _ITERATIONS, step, (p, jnp.asarray(1e-3, p.dtype), cost(p)))[0]
-
-
-def _normal_matrix(jacobian, weight, precision) -> tuple[Array, Array]:
-    """Normal matrix with a unit diagonal, and the scale (7,) that was taken out."""
-    hessian = jnp.einsum("ij,ijk,ijl->kl", weight, jacobian, jacobian) + jnp.diag(precision)
-    scale = jnp.sqrt(jnp.diagonal(hessian)) + 1e-12
-    return hessian / scale[:, None] / scale[None, :], scale
-
-
-def _position_covariance(jacobian, weight, precision) -> Array:
-    """(2, 2) px² for white noise of unit variance: the weights are a window, not inverse variances."""
-    unit, scale = _normal_matrix(jacobian, weight, precision)
-    gain = (jnp.linalg.inv(unit + 1e-7 * jnp.eye(7)) / scale[:, None] / scale[None, :])[:2]
-    return gain @ jnp.einsum("ij,ijk,ijl->kl", weight**2, jacobian, jacobian) @ gain.T
+    return float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))

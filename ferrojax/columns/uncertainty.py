@@ -1,36 +1,81 @@
 """Error bars of fitted columns: noise, its correlation, and what scanning adds."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ferrojax.columns.fit import FittedColumns
 
-_PARAMETERS = 6  # of a column; its shape is mostly the sublattice's
+_PARAMETERS = 4
+"""Of a column that its own pixels decide; its shape is mostly the sublattice's."""
 _AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_RADIUS, _WIDE = 2.0, 3.5
+"""Widths round a column in which residuals count: for the size of the noise, and for its correlation."""
+_CORRELATED = 1.1
+"""px, correlation area above which noise is not white."""
+_SAMPLE = 1000
+"""Columns whose windows tell the correlation of the noise."""
 
 
-def noise_statistics(fit: FittedColumns, group: Int[np.ndarray, " n"], usable: np.ndarray) -> tuple[np.ndarray, float]:
-    """Variance of the noise a column (n,) and its correlation area in px (1 for white noise).
+def residual_windows(
+    image: Float[np.ndarray, "rows cols"],
+    seen: Bool[np.ndarray, "rows cols"],
+    position: Float[np.ndarray, "n 2"],
+    width: Float[np.ndarray, " n"],
+    reach: float = _RADIUS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (n, m, m) of an image round the columns, and which of their pixels count: seen and within `reach` widths."""
+    radius = reach * np.median(width)
+    half = int(np.ceil(radius)) + 1
+    middle = np.clip(np.round(position).astype(int), 0, np.array(image.shape[::-1]) - 1)
+    step = np.arange(-half, half + 1)
+    x, y = (middle[:, k, None] + half + step for k in (0, 1))
+    value, count = (np.pad(a.astype(np.float32), half)[y[:, :, None], x[:, None, :]] for a in (image, seen))
+    offset = middle - position
+    far = (step[None, None, :] + offset[:, 0, None, None]) ** 2 + (step[None, :, None] + offset[:, 1, None, None]) ** 2
+    return value, count * (far < radius**2)
 
-    The mean residual of a sublattice is model misfit, the same for all, and moves no column: it is taken out.
-    The area is the sum of the autocorrelation up to the radius where it has fallen below 5 %.
+
+def misfit(
+    data: Float[np.ndarray, "rows cols"], fit: FittedColumns, group: Int[np.ndarray, " n"], usable: np.ndarray
+) -> Float[np.ndarray, " n"]:
+    """(n,) factor by which a column's covariance grows over that of white noise of the variance in `fit`.
+
+    Variance of the residual in units of the noise's, times the noise's correlation area in px. The mean residual of a
+    sublattice is misfit of the model, the same for all, and moves no column: it is taken out. Where the noise was
+    given, the factor differs from 1 only where residuals are significantly larger.
     """
-    weight = np.asarray(fit.weight, np.float64)
-    residual = np.asarray(fit.residual, np.float64)
+    z = (data - fit.image) * fit.seen / np.sqrt(fit.variance)
+    value, weight = residual_windows(z, fit.seen, fit.position, fit.width)
     for g in range(group.max() + 1):
         chosen = (group == g) & usable
         if chosen.sum() > 20:
-            residual = residual - np.where((group == g)[:, None, None], residual[chosen].mean(0), 0.0)
+            value[group == g] -= value[chosen].mean(0)
     total = weight.sum((1, 2))
-    area = _correlation_area(np.sqrt(weight[usable]) * residual[usable], np.sqrt(weight[usable]))
+    area = _noise_area(z, fit, group, usable)
     # A fit takes up one independent patch of noise a parameter, however many pixels the patch has.
-    own = (weight * residual**2).sum((1, 2)) / np.maximum(total - _PARAMETERS * area, 0.2 * total + 1e-6)
-    variance = own.copy()
+    freedom = np.maximum(total - _PARAMETERS * area, 0.2 * total + 1e-6)
+    own = (weight * value**2).sum((1, 2)) / freedom
+    factor = own.copy()
     for g in range(group.max() + 1):
         chosen = (group == g) & usable
         if chosen.any():  # a window holds few independent pixels: lean on the sublattice
-            variance[group == g] = 0.5 * (own[group == g] + np.median(own[chosen]))
-    return variance, area
+            typical = np.median(own[chosen])
+            factor[group == g] = 0.5 * (own[group == g] + typical)
+            if fit.known and area < _CORRELATED and typical < 1 + 3 * np.sqrt(2 / freedom[chosen].sum()):
+                calm = own < 1 + 4 * np.sqrt(2 / freedom)
+                factor[(group == g) & calm] = 1.0
+    return (np.maximum(factor, 1.0) if fit.known else factor) * area
+
+
+def _noise_area(z: np.ndarray, fit: FittedColumns, group: np.ndarray, usable: np.ndarray) -> float:
+    """Correlation area (px) of residuals z round some of the columns, without what is common to a sublattice."""
+    rows = np.nonzero(usable)[0]
+    rows = rows[:: max(1, len(rows) // _SAMPLE)]
+    value, weight = residual_windows(z, fit.seen, fit.position[rows], fit.width[rows], _WIDE)
+    for g in np.unique(group[rows]):
+        if (group[rows] == g).sum() > 20:
+            value[group[rows] == g] -= value[group[rows] == g].mean(0)
+    return _correlation_area(weight * value, weight)
 
 
 def _correlation_area(residual: np.ndarray, mask: np.ndarray) -> float:

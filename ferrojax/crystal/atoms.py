@@ -162,6 +162,7 @@ def displaced_supercell(
         np.tile(crystal.number, n),
         (nx * cell[0], ny * cell[1], depth * cell[2]),
         np.tile(np.asarray(crystal.thermal_rms), n),
+        np.tile(np.asarray(crystal.occupancy), n),
     )
 
 

@@ -1,14 +1,14 @@
-"""Crystal: the ideal (non-polar) cell, its sites and what is known of their charges and soft mode."""
+"""Crystal: a reference cell, its sites and what is known of their charges and soft mode."""
 
-import json
-from importlib.resources import files
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
-from ferrojax.crystal.elements import SYMBOLS, atomic_number
+from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.errors import InputError
 
 
@@ -17,70 +17,108 @@ class Crystal(eqx.Module):
 
     The cell is the non-polar one where there is a soft mode to displace along.
     cell: (3, 3) Å, rows are the lattice vectors (orthogonal axes for the library's pseudo-cubic perovskites).
-    position: (n, 3) fractional.
+    position: (n, 3) fractional. occupancy: (n,) in (0, 1]; species of a shared site have the same position.
     thermal_rms: (n,) Å, root mean square per axis.
     soft_mode: (n, 3, 3); site i moves by soft_mode[i] @ d when B is displaced by d (Å) against A. None: not polar.
     born_charge: (n, 3, 3) e, neutral by construction; None where no cited table exists.
-    number, label: atomic numbers and site labels ("A", "B", "O"), static.
+    mode_charge: (3, 3) e per B site, mode-effective: P = e n_B/V mode_charge @ d for the cell's n_B sites B
+    displaced by d (Å) against A with every other site following. Stands in for Born charges. None: unknown.
+    response_error: the relative uncertainty of polarization per displacement; None: unknown.
+    number, label: atomic numbers and site labels: "A" (the cages), "B" (inside them, what is displaced) and "O"
+    (all the rest). Static.
     sources: field -> citation.
     """
 
     cell: Float[Array, "3 3"]
     position: Float[Array, "sites 3"]
     thermal_rms: Float[Array, " sites"]
+    occupancy: Float[Array, " sites"]
     soft_mode: Float[Array, "sites 3 3"] | None
     born_charge: Float[Array, "sites 3 3"] | None
+    mode_charge: Float[Array, "3 3"] | None
+    response_error: float | None = eqx.field(static=True)
     number: tuple[int, ...] = eqx.field(static=True)
     label: tuple[str, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True)
     sources: tuple[tuple[str, str], ...] = eqx.field(static=True)
 
+    def __init__(
+        self,
+        cell,
+        position,
+        number: tuple[int, ...],
+        label: tuple[str, ...],
+        *,
+        name: str = "crystal",
+        thermal_rms: ArrayLike = 0.0,
+        occupancy: ArrayLike = 1.0,
+        soft_mode: ArrayLike | None = None,
+        born_charge: ArrayLike | None = None,
+        mode_charge: ArrayLike | None = None,
+        response_error: float | None = None,
+        sources: Mapping[str, str] | tuple[tuple[str, str], ...] = (),
+    ):
+        dtype, n = jnp.result_type(float), len(number)
+        self.cell = jnp.asarray(cell, dtype)
+        self.position = jnp.asarray(position, dtype)
+        if self.cell.shape != (3, 3) or n == 0 or self.position.shape != (n, 3) or len(label) != n:
+            shapes = f"cell {self.cell.shape}, position {self.position.shape}, {n} numbers, {len(label)} labels"
+            raise InputError("crystal", shapes, "needs a (3, 3) cell and one row a site", "give all sites alike")
+        if not set(label) <= {"A", "B", "O"}:
+            raise InputError("label", " ".join(sorted(set(label))), "must be A, B or O", "label the rest O")
+        self.thermal_rms = jnp.broadcast_to(jnp.asarray(thermal_rms, dtype), (n,))
+        self.occupancy = jnp.broadcast_to(jnp.asarray(occupancy, dtype), (n,))
+        self.soft_mode = None if soft_mode is None else jnp.asarray(soft_mode, dtype)
+        self.born_charge = None if born_charge is None else jnp.asarray(born_charge, dtype)
+        self.mode_charge = None if mode_charge is None else jnp.asarray(mode_charge, dtype)
+        self.response_error = response_error
+        self.number, self.label, self.name = number, label, name
+        self.sources = tuple(sorted(dict(sources).items()))
+
     @property
     def elements(self) -> tuple[str, ...]:
         return tuple(SYMBOLS[z] for z in self.number)
 
+    def with_lengths(self, a: float, b: float, c: float) -> "Crystal":
+        """The same crystal with cell vectors of these lengths (Å); angles and fractional positions stay.
 
-def available_materials() -> tuple[str, ...]:
-    """Names that `material` knows."""
-    folder = files("ferrojax.crystal").joinpath("library")
-    return tuple(sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json")))
+        For a measured cell where a file or the library has a calculated or a wrong one.
+        """
+        lengths = jnp.asarray([a, b, c], self.cell.dtype)
+        if not bool((lengths > 0).all() & jnp.isfinite(lengths).all()):
+            raise InputError("lengths", (a, b, c), "must be positive", "give Å")
+        cell = self.cell * (lengths / jnp.linalg.norm(self.cell, axis=1))[:, None]
+        told = dict(self.sources)
+        told["cell_A"] = f"{told.get('cell_A', '')} Rescaled to {a:g}, {b:g}, {c:g} Å.".strip()
+        return replace(self, cell=cell, sources=told)
 
+    @staticmethod
+    def from_file(
+        path: str | PathLike,
+        *,
+        labels: Mapping[str, str] | None = None,
+        thermal_rms: float | Mapping[str, float] | None = None,
+        occupancy: Mapping[str, float] | None = None,
+        soft_mode: ArrayLike | Mapping[str, float] | None = None,
+        born_charge: ArrayLike | Mapping[str, float] | None = None,
+        name: str | None = None,
+        index: int | None = None,
+    ) -> "Crystal":
+        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, shared sites kept.
 
-def material(name: str) -> Crystal:
-    """The crystal of that name from the library, with its citations in `sources`."""
-    if name not in available_materials():
-        known = ", ".join(available_materials())
-        raise InputError("crystal", name, "no such name in the material library", f"choose one of {known}")
-    text = files("ferrojax.crystal").joinpath("library", f"{name}.json").read_text(encoding="utf-8")
-    record = json.loads(text)
-    sites = record["sites"]
-    mode, charge = record["soft_mode"], record["born_charges"]
-    cell = np.asarray(record["cell_A"], np.float32)
-    return Crystal(
-        cell=jnp.asarray(np.diag(cell) if cell.ndim == 1 else cell),
-        position=jnp.asarray(np.array([s["position"] for s in sites], np.float32)),
-        thermal_rms=jnp.asarray(np.array([record["thermal_rms_A"][s["element"]] for s in sites], np.float32)),
-        soft_mode=None if mode is None else _tensors(sites, {"A": 0.0, "B": 1.0, **mode}),
-        born_charge=None if charge is None else _neutral(_tensors(sites, charge)),
-        number=tuple(atomic_number(s["element"]) for s in sites),
-        label=tuple(s["label"] for s in sites),
-        name=record["name"],
-        sources=tuple(sorted(record["sources"].items())),
-    )
+        labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it they are inferred from the coordination, where that
+        decides. thermal_rms: Å per axis; without it the file's, else an assumed value that `sources` calls so.
+        Everything else, and the errors: see `ferrojax.crystal.files.read_crystal`.
+        """
+        from ferrojax.crystal.files import read_crystal
 
-
-def _tensors(sites: list[dict], values: dict[str, float]) -> Float[Array, "sites 3 3"]:
-    """One diagonal tensor a site; oxygen has one value along its B–O bond and another across it."""
-    rows = []
-    for site in sites:
-        if site["label"] != "O":
-            rows.append(np.full(3, values[site["label"]]))
-        else:
-            along = np.arange(3) == site["bond"]
-            rows.append(np.where(along, values["O_parallel"], values["O_perpendicular"]))
-    return jnp.asarray(np.stack([np.diag(r) for r in rows]).astype(np.float32))
-
-
-def _neutral(charge: Float[Array, "sites 3 3"]) -> Float[Array, "sites 3 3"]:
-    """Tables miss the acoustic sum rule by rounding: share the rest equally, so that a rigid shift gives P = 0."""
-    return charge - charge.mean(0)
+        return read_crystal(
+            path,
+            labels=labels,
+            thermal_rms=thermal_rms,
+            occupancy=occupancy,
+            soft_mode=soft_mode,
+            born_charge=born_charge,
+            name=name,
+            index=index,
+        )

@@ -111,6 +111,30 @@ def plane_vectors(
     return vectors[np.linalg.norm(vectors @ cell, axis=1) <= max_edge]
 
 
+def plane_basis(
+    cell: Float[np.ndarray, "3 3"], beam: Int[np.ndarray, "3"], basis: Float[np.ndarray, "3 3"]
+) -> Int[np.ndarray, "2 3"]:
+    """Two lattice vectors whose projections along the beam are the shortest pair, right-handed about it.
+
+    cell: primitive, rows, Å. basis: its rows in units of a conventional cell; among equally long vectors those of
+    the shortest and most positive conventional indices are taken, so that [001] of a cubic cell gives [100], [010].
+    """
+    across = np.eye(3) - np.outer(beam @ cell, beam @ cell) / float((beam @ cell) @ (beam @ cell))
+    one, two, _ = completed_basis(beam)
+    first, second = _reduced(one, two, cell @ across)
+    small = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3) if i or j])
+    lifted = (small @ np.array([first, second]))[:, None] + np.arange(-6, 7)[:, None] * beam
+    vectors = lifted.reshape(-1, 3)
+    given = (vectors @ basis).round(4)
+    length = np.linalg.norm(vectors @ cell @ across, axis=1).round(3)
+    vectors = vectors[np.lexsort([*(-given.T[::-1]), np.abs(given).sum(1).round(3), length])]
+    flat = vectors @ cell @ across
+    area = np.linalg.norm(np.cross(first @ cell @ across, second @ cell @ across))
+    signed = np.cross(flat[0], flat) @ (beam @ cell) / np.linalg.norm(beam @ cell)
+    partner = int(np.flatnonzero(np.abs(signed / area - 1) < 1e-3)[0])
+    return np.array([vectors[0], vectors[partner]])
+
+
 def _reduced(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lagrange's reduction of a plane lattice to its shortest pair."""
     while True:
@@ -139,3 +163,16 @@ def lattice_points(corner: Int[np.ndarray, "3 3"]) -> Int[np.ndarray, "n 3"]:
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     inside = np.sign(volume) * points @ adjugate
     return points[((inside >= 0) & (inside < abs(volume))).all(1)]
+
+
+def images_within(
+    cell: Float[np.ndarray, "3 3"], fractional: Float[np.ndarray, "sites 3"], reach: float
+) -> tuple[Int[np.ndarray, " images"], Float[np.ndarray, "images 3"]]:
+    """The sites and all their images less than `reach` (Å) outside the cell: which site, and where (Å)."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    margin = reach / heights
+    axes = [np.arange(-math.ceil(m), math.ceil(m) + 1) for m in margin]
+    shifts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)
+    images = (np.mod(fractional, 1.0) + shifts).reshape(-1, 3)
+    inside = ((images > -margin) & (images < 1 + margin)).all(1)
+    return np.tile(np.arange(len(fractional)), len(shifts))[inside], images[inside] @ cell

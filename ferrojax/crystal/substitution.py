@@ -1,12 +1,14 @@
 """Random realisations of mixed sites: substituted elements and partly occupied sites."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from ferrojax.crystal.atoms import Atoms
 from ferrojax.crystal.checks import close_pairs
+from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.errors import InputError
 
@@ -22,17 +24,60 @@ def substitute(atoms: Atoms, fractions: Mapping[str, Mapping[str, float]], seed:
     old = np.array(atoms.number)
     new = old.copy()
     for host, shares in fractions.items():
-        sites = np.flatnonzero(old == atomic_number(host))
-        if sites.size == 0:
-            present = ", ".join(SYMBOLS[z] for z in sorted(set(atoms.number)))
-            raise InputError("fractions", host, "is not in the specimen", f"replace one of {present}")
-        share = np.array([float(value) for value in shares.values()])
-        if not ((share >= 0).all() and share.sum() <= 1 + 1e-9):
-            raise InputError("fractions", dict(shares), f"for {host} must be 0 to 1 and sum to at most 1", "lower them")
+        sites = _host_sites(host, atoms.number)
+        share = _checked_shares(host, shares)
         choices = np.array([*(atomic_number(guest) for guest in shares), atomic_number(host)])
         edges = np.cumsum(share)
         new[sites] = choices[np.searchsorted(edges, generator.random(sites.size), side="right")]
     return Atoms(atoms.position, new, atoms.box, atoms.thermal_rms, atoms.occupancy)
+
+
+def mixed_crystal(crystal: Crystal, fractions: Mapping[str, Mapping[str, float]]) -> Crystal:
+    """The average crystal of a solid solution: {"Bi": {"Sm": 0.1}} puts 0.9 Bi and 0.1 Sm on every Bi site.
+
+    Guests take the position, label, thermal rms, mode and charges of the host; cell and charges are not changed.
+    `draw_occupancy` of its supercell draws whole atoms. Errors: as `substitute`.
+    """
+    rows: list[tuple[int, int, float]] = []
+    given = {atomic_number(host): (host, shares) for host, shares in fractions.items()}
+    for host in fractions:
+        _host_sites(host, crystal.number)
+    for site, z in enumerate(crystal.number):
+        host, shares = given.get(z, (SYMBOLS[z], {}))
+        share = _checked_shares(host, shares)
+        kinds = [(z, 1 - share.sum()), *zip((atomic_number(guest) for guest in shares), share, strict=True)]
+        rows += [(site, number, float(part)) for number, part in kinds if part > 1e-9]
+    index, number, part = (np.array(column) for column in zip(*rows, strict=True))
+    solution = ", ".join(f"{share:g} {guest} on {host}" for host, s in fractions.items() for guest, share in s.items())
+
+    tensors = {"soft_mode": crystal.soft_mode, "born_charge": crystal.born_charge}
+    return replace(
+        crystal,
+        position=crystal.position[index],
+        number=tuple(int(z) for z in number),
+        label=tuple(crystal.label[i] for i in index),
+        name=f"{crystal.name} with {solution}",
+        thermal_rms=crystal.thermal_rms[index],
+        occupancy=crystal.occupancy[index] * part,
+        response_error=None,
+        sources={**dict(crystal.sources), "substitution": f"{solution}, at random; all else as {crystal.name}."},
+        **{field: None if tensor is None else tensor[index] for field, tensor in tensors.items()},
+    )
+
+
+def _host_sites(host: str, number: tuple[int, ...]) -> np.ndarray:
+    sites = np.flatnonzero(np.array(number) == atomic_number(host))
+    if sites.size == 0:
+        present = ", ".join(SYMBOLS[z] for z in sorted(set(number)))
+        raise InputError("fractions", host, "is not in the specimen", f"replace one of {present}")
+    return sites
+
+
+def _checked_shares(host: str, shares: Mapping[str, float]) -> np.ndarray:
+    share = np.array([float(value) for value in shares.values()])
+    if not ((share >= 0).all() and share.sum() <= 1 + 1e-9):
+        raise InputError("fractions", dict(shares), f"for {host} must be 0 to 1 and sum to at most 1", "lower them")
+    return share
 
 
 def draw_occupancy(atoms: Atoms, seed: int) -> Atoms:

@@ -96,7 +96,7 @@ def _structure(structure, thermal_rms) -> _Structure:
         own = np.asarray(structure.thermal_rms, float)
         rms = own if thermal_rms is None else element_rms(number, thermal_rms)
         cell, position = np.asarray(structure.cell, float), np.asarray(structure.position, float)
-        occupancy = np.ones(len(number))
+        occupancy = np.asarray(structure.occupancy, float)
     elif hasattr(structure, "get_scaled_positions"):
         cell = np.asarray(structure.cell.array, float)
         if abs(np.linalg.det(cell)) < 1e-6:

@@ -1,6 +1,5 @@
 """The projection of a crystal along a zone axis: its plane lattice, columns and coordination."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,12 +8,25 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.lattice import images_within, plane_basis, primitive_cell
 from ferrojax.errors import InputError
 
 Z_CONTRAST_EXPONENT = 1.7
-SAME_COLUMN = 0.3
-"""Å; atoms that project closer than this share a column."""
+SHELL_REACH = 16.0
+"""Å; how far the A sites round a B site are looked for, twice the widest cage of any cell."""
 _REMEDY = "give three small integers such as (0, 0, 1) or (1, 1, 0)"
+
+
+class Shell(eqx.Module):
+    """The A columns round a B column of cell (0, 0), from B's coordination shell in three dimensions.
+
+    column: (k,) which column of the motif. index: (k, 2) lattice index of that column's cell. weight: (k,) share
+    of the shell, sums to 1. All empty for a column that is not labelled B.
+    """
+
+    column: Int[np.ndarray, " shell"]
+    index: Int[np.ndarray, "shell 2"]
+    weight: Float[np.ndarray, " shell"]
 
 
 class Motif(eqx.Module):
@@ -22,20 +34,22 @@ class Motif(eqx.Module):
 
     lattice: (2, 2) Å, rows are the reduced primitive vectors in the projection's own axes, right-handed.
     axes: (2, 3), the projection's x and y as unit vectors in the crystal's Cartesian axes; x × y is the beam.
-    position: (n, 2) fractional in `lattice`. label: "A" for a column with an A site, else "B", else "O".
-    strength: (n,) HAADF brightness of a column, Σ Z^1.7 per Å of depth.
-    shell_index, shell_weight: (k, 2) and (k,), the A columns round the B column of cell (0, 0): lattice index
-    and share of B's coordination shell, which is found in three dimensions. Empty where no B column is free
-    of A.
+    position: (n, 2) fractional in `lattice`, where the sites that give the column its label are.
+    label: "A" for a column with an A site, else "B", else "O". A, B and O columns come in this order.
+    strength: (n,) HAADF brightness of a column, Σ occupancy · Z^1.7 per Å of depth.
+    depth: Å along the beam after which the columns repeat. members: the crystal's sites in each column.
+    shells: one a column. shell_index, shell_weight: (k, 2) and (k,), that of the B column where the motif has one
+    A and one B column; empty with more, because they do not say which A column is meant.
     """
 
     lattice: Float[np.ndarray, "2 2"]
     axes: Float[np.ndarray, "2 3"]
     position: Float[np.ndarray, "columns 2"]
     strength: Float[np.ndarray, " columns"]
-    shell_index: Int[np.ndarray, "shell 2"]
-    shell_weight: Float[np.ndarray, " shell"]
+    shells: tuple[Shell, ...]
     label: tuple[str, ...] = eqx.field(static=True)
+    members: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    depth: float = eqx.field(static=True)
     zone: tuple[int, int, int] = eqx.field(static=True)
 
     @property
@@ -43,9 +57,38 @@ class Motif(eqx.Module):
         """(n, 2) Å, where the columns of cell (0, 0) are."""
         return self.position @ self.lattice
 
+    @property
+    def shell_index(self) -> Int[np.ndarray, "shell 2"]:
+        return self._b_shell.index
+
+    @property
+    def shell_weight(self) -> Float[np.ndarray, " shell"]:
+        return self._b_shell.weight
+
+    @property
+    def _b_shell(self) -> Shell:
+        alone = self.label.count("A") == self.label.count("B") == 1
+        return self.shells[self.label.index("B")] if alone else _EMPTY
+
+    @property
+    def ideal_displacement(self) -> Float[np.ndarray, "columns 2"]:
+        """(n, 2) Å, each B column against the centroid of its shell in this very cell; NaN for the other columns.
+
+        Zero in a non-polar perovskite; in a polar or distorted reference cell it is part of every displacement.
+        """
+        found = np.full((len(self.label), 2), np.nan)
+        for i, shell in enumerate(self.shells):
+            if len(shell.weight):
+                around = self.position[shell.column] + shell.index
+                found[i] = (self.position[i] - shell.weight @ around) @ self.lattice
+        return found
+
     def sites(self, label: str) -> list[int]:
         """Columns with that label."""
         return [i for i, name in enumerate(self.label) if name == label]
+
+
+_EMPTY = Shell(np.zeros(0, int), np.zeros((0, 2), int), np.zeros(0))
 
 
 def checked_zone(zone: Sequence[int]) -> tuple[int, int, int]:
@@ -65,91 +108,123 @@ def checked_zone(zone: Sequence[int]) -> tuple[int, int, int]:
     return u // divisor, v // divisor, w // divisor
 
 
-def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1)) -> Motif:
-    """Project a crystal along a zone axis, given as direct-lattice indices of its cell.
+def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1), resolution: float = 0.6) -> Motif:
+    """Project a crystal along a zone axis, given as direct-lattice indices [uvw] of its cell.
 
+    The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice.
+    Three indices of a hexagonal cell: [11-20] is [110], [1-100] is [1-10].
+    resolution: Å; sites that project closer than this to the heaviest-labelled site of a column (A, then B, then O)
+    belong to that column, because no image shows them apart.
     Errors: InputError for a zone that is not three small integers, not all zero.
     """
     uvw = checked_zone(zone)
     cell = np.asarray(crystal.cell, float)
-    beam = np.array(uvw) @ cell
-    first, second = _plane_basis(cell, uvw)
-    normal = beam / np.linalg.norm(beam)
-    flat = (np.array([first, second]) @ cell) @ (np.eye(3) - np.outer(normal, normal))
+    fractional = np.asarray(crystal.position, float)
+    basis, kept = primitive_cell(cell, fractional, site_kinds(crystal))
+    primitive = basis @ cell
+    beam = np.round(np.array(uvw) @ np.linalg.inv(basis)).astype(int)
+    beam = beam // math.gcd(*(int(v) for v in beam))
+    along = beam @ primitive
+    normal = along / np.linalg.norm(along)
+    flat = plane_basis(primitive, beam, basis) @ primitive @ (np.eye(3) - np.outer(normal, normal))
     x_axis = flat[0] / np.linalg.norm(flat[0])
     axes = np.stack([x_axis, np.cross(normal, x_axis)])
     lattice = flat @ axes.T
-    fractional = np.asarray(crystal.position, float)
-    plane = fractional @ cell @ axes.T @ np.linalg.inv(lattice)
-    members = _columns(plane, lattice)
-    labels = [_column_label([crystal.label[i] for i in group]) for group in members]
-    order = sorted(range(len(members)), key=lambda k: "ABO".index(labels[k]))
-    anchor = [_anchor(members[k], crystal.label, labels[k]) for k in order]
-    position = np.mod(plane[anchor] + 1e-6, 1.0) - 1e-6
-    number = np.asarray(crystal.number, float)
-    strength = np.array([(number[members[k]] ** Z_CONTRAST_EXPONENT).sum() for k in order]) / np.linalg.norm(beam)
-    label = tuple(labels[k] for k in order)
-    shell = _coordination(crystal, lattice, axes, position=position, label=label)
-    return Motif(lattice, axes, position, strength, *shell, label=label, zone=uvw)
+    to_plane = axes.T @ np.linalg.inv(lattice)
+    plane = fractional @ cell @ to_plane
+    members = _columns(plane, lattice, crystal.label, kept, resolution)
+    label = tuple(crystal.label[group[0]] for group in members)
+    position = np.array([_centre(plane, group, crystal) for group in members])
+    position = np.mod(position + 1e-6, 1.0) - 1e-6
+    depth = float(np.linalg.norm(along))
+    weight = np.asarray(crystal.occupancy, float) * np.asarray(crystal.number, float) ** Z_CONTRAST_EXPONENT
+    strength = np.array([weight[group].sum() for group in members]) / depth
+    shells = _shells(
+        fractional @ np.linalg.inv(basis), plane, crystal.label, (members, position), (primitive, to_plane)
+    )
+    groups = tuple(tuple(group) for group in members)
+    return Motif(lattice, axes, position, strength, shells, label=label, members=groups, depth=depth, zone=uvw)
 
 
-def _plane_basis(cell: np.ndarray, uvw: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Integer cell vectors whose projections are the reduced primitive basis of the plane lattice."""
-    beam = np.array(uvw) @ cell
-    normal = beam / np.linalg.norm(beam)
-    reach = range(-max(map(abs, uvw)) - 1, max(map(abs, uvw)) + 2)
-    indices = np.array(list(itertools.product(reach, repeat=3)))
-    flat = indices @ cell @ (np.eye(3) - np.outer(normal, normal))
-    length = np.linalg.norm(flat, axis=1).round(4)
-    # Among equal lengths the shortest and most positive index vector, so that [001] gives x = [100].
-    order = np.lexsort([*(-indices.T[::-1]), np.abs(indices).sum(1), length])
-    order = order[length[order] > 1e-3]
-    first = indices[order[0]]
-    area = abs(np.linalg.det(cell)) / np.linalg.norm(beam)
-    for k in order:
-        signed = float(np.cross(flat[order[0]], flat[k]) @ normal)
-        if abs(signed / area - 1) < 1e-3:
-            return first, indices[k]
-    raise InputError("zone axis", uvw, "has no plane lattice in this cell", _REMEDY)
+def site_kinds(crystal: Crystal) -> list[tuple]:
+    """What must agree for two sites to be the same under a translation of the crystal."""
+    mode = np.zeros((len(crystal.number), 9)) if crystal.soft_mode is None else np.asarray(crystal.soft_mode)
+    rows = [tuple(row) for row in mode.reshape(-1, 9).round(3) + 0.0]
+    occupancy = np.asarray(crystal.occupancy).round(4).tolist()
+    return list(zip(crystal.number, crystal.label, occupancy, rows, strict=True))
 
 
-def _columns(plane: np.ndarray, lattice: np.ndarray) -> list[list[int]]:
-    """Group the sites that project onto each other."""
+def _columns(plane: np.ndarray, lattice: np.ndarray, labels: Sequence[str], kept: np.ndarray, resolution: float):
+    """Group the sites that project onto each other, A first, then B; each joins the nearest column within reach."""
+    order = sorted((int(i) for i in kept), key=lambda i: ("ABO".index(labels[i]), i))
     groups: list[list[int]] = []
-    for i, here in enumerate(plane):
-        for group in groups:
-            gap = here - plane[group[0]]
-            if np.linalg.norm((gap - np.round(gap)) @ lattice) < SAME_COLUMN:
-                group.append(i)
-                break
+    for i in order:
+        gaps = plane[i] - plane[[group[0] for group in groups]].reshape(-1, 2)
+        distance = np.linalg.norm((gaps - np.round(gaps)) @ lattice, axis=1)
+        if groups and distance.min() < resolution:
+            groups[int(distance.argmin())].append(i)
         else:
             groups.append([i])
     return groups
 
 
-def _column_label(labels: list[str]) -> str:
-    return min(labels, key="ABO".index)
+def _centre(plane: np.ndarray, group: list[int], crystal: Crystal) -> np.ndarray:
+    """Mean plane coordinate of the sites that give a column its label, weighted by occupancy."""
+    naming = [i for i in group if crystal.label[i] == crystal.label[group[0]]]
+    gap = plane[naming] - plane[group[0]]
+    return plane[group[0]] + np.average(gap - np.round(gap), axis=0, weights=np.asarray(crystal.occupancy)[naming])
 
 
-def _anchor(group: list[int], site_labels: tuple[str, ...], label: str) -> int:
-    """The site that gives its position to the column."""
-    return next(i for i in group if site_labels[i] == label)
+def _shells(
+    at: np.ndarray,
+    plane: np.ndarray,
+    labels: Sequence[str],
+    columns: tuple[list[list[int]], np.ndarray],
+    frames: tuple[np.ndarray, np.ndarray],
+) -> tuple[Shell, ...]:
+    """The A columns in the three-dimensional coordination shells of every B column's sites.
+
+    at, plane: every site in units of the primitive cell (n, 3) and of the plane lattice (n, 2). columns: their
+    sites and plane positions. frames: the primitive cell (3, 3) Å, and from Cartesian axes to the plane lattice.
+    """
+    from scipy.spatial import KDTree
+
+    (members, position), (primitive, to_plane) = columns, frames
+    home = {i: k for k, group in enumerate(members) for i in group if labels[i] == "A"}
+    if not home:
+        return (_EMPTY,) * len(members)
+    a_sites = _one_a_site(sorted(home), at)
+    column_of = np.array([home[int(i)] for i in a_sites])
+    wrapped = np.mod(at, 1.0)
+    image, images = images_within(primitive, wrapped[a_sites], SHELL_REACH)
+    tree = KDTree(images)
+    found = []
+    for column, group in enumerate(members):
+        rows = [np.zeros((0, 3), int)]
+        for b in (i for i in group if labels[i] == "B" and labels[group[0]] == "B"):
+            here = wrapped[b] @ primitive
+            distance, near = map(np.atleast_1d, tree.query(here, k=min(64, len(images))))
+            near = near[: _first_shell(distance)]
+            own = plane[b] - position[column]
+            end = position[column] + own - np.round(own) + (images[near] - here) @ to_plane
+            around = column_of[image[near]]
+            rows.append(np.column_stack([around, np.round(end - position[around])]).astype(int))
+        unique, count = np.unique(np.concatenate(rows), axis=0, return_counts=True)
+        found.append(Shell(unique[:, 0], unique[:, 1:], count / max(count.sum(), 1)))
+    return tuple(found)
 
 
-def _coordination(crystal: Crystal, lattice, axes, *, position, label) -> tuple[np.ndarray, np.ndarray]:
-    """Lattice indices and weights of the A columns in B's three-dimensional coordination shell."""
-    empty = np.zeros((0, 2), int), np.zeros(0)
-    cell = np.asarray(crystal.cell, float)
-    if label.count("A") != 1 or label.count("B") != 1:
-        return empty
-    fractional = np.asarray(crystal.position, float)
-    b_site = fractional[crystal.label.index("B")]
-    shifts = np.array(list(itertools.product(range(-2, 3), repeat=3)))
-    a_sites = [fractional[i] for i, name in enumerate(crystal.label) if name == "A"]
-    bonds = np.concatenate([a + shifts - b_site for a in a_sites]) @ cell
-    distance = np.linalg.norm(bonds, axis=1)
-    bonds = bonds[distance < 1.2 * distance.min()]
-    a_column, b_column = position[label.index("A")], position[label.index("B")]
-    index = np.round(bonds @ axes.T @ np.linalg.inv(lattice) + b_column - a_column).astype(int)
-    unique, count = np.unique(index, axis=0, return_counts=True)
-    return unique, count / count.sum()
+def _one_a_site(sites: list[int], at: np.ndarray) -> np.ndarray:
+    """The sites without those that share the place of an earlier one, such as two elements at random on it."""
+    from scipy.spatial import KDTree
+
+    wrapped = np.mod(np.mod(at[sites], 1.0), 1.0)  # twice: the first may round up to 1
+    pairs = np.asarray(KDTree(wrapped, boxsize=1.0).query_pairs(1e-3, output_type="ndarray"))
+    later = set(pairs.max(1, initial=0).tolist())
+    return np.array([site for k, site in enumerate(sites) if k not in later])
+
+
+def _first_shell(distance: np.ndarray) -> int:
+    """How many of the sorted distances come before the widest relative gap, within twice the shortest."""
+    inside = min(int((distance <= 2 * distance[0]).sum()), len(distance) - 1)
+    return int((distance[1 : inside + 1] / distance[:inside]).argmax()) + 1

@@ -1,0 +1,76 @@
+"""From fitted columns to `Columns`: which are refused and why, and error bars in Å."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
+from ferrojax.columns.fit import FittedColumns
+from ferrojax.columns.seeds import Seeds, inside
+from ferrojax.columns.uncertainty import misfit, residual_windows, scan_scatter
+
+_MOVED = 0.35
+_EDGE = 0.4
+"""Of the nearest distance between columns: how far a column may be from its seed, how near to the image's edge."""
+
+
+def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows cols"]) -> Int[np.ndarray, " n"]:
+    """(n,) index into REJECTIONS."""
+    kind = np.maximum(seeds.column, 0)
+    gap = seeds.gap * seeds.scale
+    residual = relative_residual(fit, data)
+    rejection = np.full(len(kind), ACCEPTED)
+    for k in range(kind.max() + 1):
+        mine = kind == k
+        if not mine.any():
+            continue
+        amplitude, width = np.median(fit.amplitude[mine]), np.median(fit.shape[mine, 0])
+        rejection[mine & (residual > 5 * np.median(residual[mine]) + 0.02)] = POOR
+        rejection[mine & (np.abs(fit.shape[:, 0] - width) > np.log(1.6))] = WIDTH
+        rejection[mine & (fit.amplitude < 0.15 * amplitude)] = FAINT
+    rejection[~np.isfinite(fit.covariance).all((1, 2))] = POOR
+    rejection[np.linalg.norm(fit.position - seeds.position, axis=1) > _MOVED * gap] = MOVED
+    rejection[~inside(fit.position, data.shape)] = EDGE
+    border = np.minimum(fit.position, np.array(data.shape[::-1]) - 1 - fit.position).min(1)
+    rejection[border < _EDGE * gap] = EDGE
+    return np.where(seeds.rejection != ACCEPTED, seeds.rejection, rejection)
+
+
+def relative_residual(fit: FittedColumns, data: Float[np.ndarray, "rows cols"]) -> np.ndarray:
+    """(n,) root mean square of data − model round a column, in units of its amplitude."""
+    value, weight = residual_windows((data - fit.image) * fit.seen, fit.seen, fit.position, fit.width)
+    square = (weight * value**2).sum((1, 2))
+    return np.sqrt(square / np.maximum(weight.sum((1, 2)), 1e-9)) / np.maximum(np.abs(fit.amplitude), 1e-12)
+
+
+def assemble(
+    data: Float[np.ndarray, "rows cols"],
+    fit: FittedColumns,
+    seeds: Seeds,
+    verdict: tuple[np.ndarray, np.ndarray],
+    calibration: Calibration | None,
+) -> Columns:
+    """Columns in Å: calibrated, or recorded Å without a calibration.
+
+    verdict: rejection (n,) and which columns make up the lattice (n,).
+    """
+    rejection, anchored = verdict
+    affine = np.linalg.inv(seeds.frame) if calibration is None else np.asarray(calibration.affine, float)
+    factor = misfit(data, fit, np.maximum(seeds.column, 0), rejection == ACCEPTED)
+    covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
+    if anchored.any():
+        scatter = scan_scatter(fit.position[anchored] @ affine.T, covariance[anchored], seeds.index[anchored])
+        covariance = covariance + np.diag(scatter)
+    kind = jnp.result_type(float)
+    return Columns(
+        position=jnp.asarray(fit.position @ affine.T, kind),
+        position_px=jnp.asarray(fit.position, kind),
+        covariance=jnp.asarray(covariance, kind),
+        intensity=jnp.asarray(2 * np.pi * fit.amplitude * fit.width**2, kind),
+        width=jnp.asarray(fit.width * np.sqrt(np.linalg.det(affine)), kind),
+        residual=jnp.asarray(relative_residual(fit, data), kind),
+        site=jnp.asarray(seeds.site),
+        lattice_index=jnp.asarray(seeds.index),
+        rejection=jnp.asarray(rejection),
+        calibration=calibration,
+    )

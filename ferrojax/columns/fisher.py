@@ -1,0 +1,244 @@
+"""The Fisher matrix of an image model in blocks: columns, pairs that overlap, and the background.
+
+A column and the background meet in few numbers, and only neighbours overlap, so the matrix is kept as blocks; products
+with it cost little, and the covariance of a column needs its own surroundings only.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ferrojax.columns.model import ImageModel, Parameters, curvature, window_pixels
+
+_BATCH = 512
+_INNER = 30
+_TINY = 1e-12
+GROUND_PRECISION = 1.0
+"""What is known of a background coefficient beforehand, on data of unit range."""
+
+
+class Normal(eqx.Module):
+    """Blocks of the Fisher matrix Jᵀ W J, scaled to a unit diagonal for the columns.
+
+    own: (n, 6, 6) a column with itself (position, amplitude, shape). pair: (pairs, 6, 6) the columns of an edge.
+    cross: (n, 6, qy, qx) a column with the background splines it meets. ground: (k, k). scale: (n, 6), and
+    ground_scale (k,), the units taken out. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the
+    background's block once the columns are eliminated, each on its own.
+    """
+
+    own: Float[Array, "n 6 6"]
+    pair: Float[Array, "pairs 6 6"]
+    cross: Float[Array, "n 6 qy qx"]
+    ground: Float[Array, "k k"]
+    scale: Float[Array, "n 6"]
+    ground_scale: Float[Array, " k"]
+    inverse: Float[Array, "n 6 6"]
+    factor: Float[Array, "k k"]
+    edge: Int[Array, "pairs 2"]
+    at: Int[Array, "n qy qx"]
+
+
+def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
+    """(n, 6, 6): derivative by parameter a = Gaussian of unit height × rows[a] · (1, dx, dy, dx², dx dy, dy²)."""
+
+    def one(amplitude, shape):
+        a, b, c = curvature(shape)
+        k, e1, e2 = jnp.exp(-2 * shape[0]), shape[1], shape[2]
+        zero = jnp.zeros_like(a)
+        rows = [
+            [zero, a, b, zero, zero, zero],
+            [zero, b, c, zero, zero, zero],
+            [zero] * 6,
+            [zero, zero, zero, a, 2 * b, c],
+            [zero, zero, zero, -k * (1 + e1), zero, k * (1 - e1)],
+            [zero, zero, zero, -k * e2, -2 * k, -k * e2],
+        ]
+        return (amplitude * jnp.stack([jnp.stack(r) for r in rows])).at[2, 0].set(1.0)
+
+    return jax.vmap(one)(p.amplitude, p.shape)
+
+
+def basis(position, shape, x, y) -> Float[Array, "6 rows cols"]:
+    """Gaussian of unit height × (1, dx, dy, dx², dx dy, dy²) on pixels x (cols,) and y (rows,)."""
+    dx, dy = jnp.broadcast_arrays(x[None, :] - position[0], y[:, None] - position[1])
+    a, b, c = curvature(shape)
+    height = jnp.exp(-0.5 * (a * dx**2 + 2 * b * dx * dy + c * dy**2))
+    return height * jnp.stack([jnp.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2])
+
+
+def binned(values: Float[Array, "*batch m"], step: int) -> Float[Array, "*batch k"]:
+    """Sums of step values each along the last axis."""
+    return values.reshape(*values.shape[:-1], -1, step).sum(-1)
+
+
+def gradient(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols"]) -> tuple[Array, Array]:
+    """Jᵀ of an image of weighted residuals: (n, 6) for the columns, (ky, kx) for the background."""
+    x, y = window_pixels(model, p.position.dtype)
+
+    def one(item):
+        position, shape, x, y, r = item
+        dx, dy = x - position[0], y - position[1]
+        a, b, c = curvature(shape)
+        e = r * jnp.exp(-0.5 * (a * dx[None] ** 2 + 2 * b * dx[None] * dy[:, None] + c * dy[:, None] ** 2))
+        by_row = jnp.stack([e.sum(1), e @ dx, e @ dx**2])  # moments in x of every row
+        one, first = jnp.ones_like(dy), by_row @ dy
+        zeroth = by_row @ one
+        return jnp.stack([zeroth[0], zeroth[1], first[0], zeroth[2], first[1], by_row[0] @ dy**2])
+
+    moments = jax.vmap(one)((p.position, p.shape, x, y, model.cut(weighted)))
+    columns = jnp.einsum("nab,nb->na", to_parameters(p), moments) * model.free[:, None]
+    return columns, model.rows.T @ weighted @ model.cols
+
+
+def normal_blocks(
+    model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], precision: Float[Array, "n 6"]
+) -> Normal:
+    """The blocks at p. weight: inverse variance of every pixel. precision: what is known of the columns beforehand.
+
+    Sums over pixels are taken over squares of stride × stride of them: the integrands are smooth, so little is lost.
+    """
+    step, dtype = model.stride, p.position.dtype
+    x, y = (binned(a, step) / step for a in window_pixels(model, dtype))
+    w = binned(jnp.moveaxis(binned(model.cut(weight), step), 1, 2), step).swapaxes(1, 2)
+    rows = to_parameters(p) * model.free[:, None, None]
+    spline_y, spline_x = _local_splines(model, step)
+
+    def column(item):
+        position, shape, t, x, y, w, sy, sx = item
+        b = t @ basis(position, shape, x, y).reshape(6, -1)
+        bw = b * w.ravel()
+        return bw @ b.T, jnp.einsum("ayx,yp,xq->apq", bw.reshape(6, *w.shape), sy, sx)
+
+    own, cross = lax.map(column, (p.position, p.shape, rows, x, y, w, spline_y, spline_x), batch_size=_BATCH)
+
+    def pair(edge):
+        i, j = edge
+        a = rows[i] @ basis(p.position[i], p.shape[i], x[i], y[i]).reshape(6, -1)
+        b = rows[j] @ basis(p.position[j], p.shape[j], x[i], y[i]).reshape(6, -1)
+        return (a * w[i].ravel()) @ b.T
+
+    pairs = lax.map(pair, model.edge, batch_size=_BATCH)
+    own = own.at[:, jnp.arange(6), jnp.arange(6)].add(precision * model.free[:, None])
+    diagonal = jnp.diagonal(own, axis1=1, axis2=2)
+    scale = jnp.where(diagonal > _TINY * diagonal.max(0), jnp.sqrt(diagonal), jnp.inf)  # inf: not to be moved
+    own = own / scale[:, :, None] / scale[:, None, :]
+    own = own.at[:, jnp.arange(6), jnp.arange(6)].set(1.0)
+    i, j = model.edge.T
+    pairs = pairs / scale[i][:, :, None] / scale[j][:, None, :]
+    ground = _ground_block(model, weight)
+    ground = ground + GROUND_PRECISION * jnp.eye(len(ground))
+    ground_diagonal = jnp.diagonal(ground)
+    ground_scale = jnp.sqrt(ground_diagonal + 1e-6 * ground_diagonal.max() + _TINY)
+    ground = ground / ground_scale[:, None] / ground_scale
+    at = _ground_index(model)
+    cross = cross / scale[:, :, None, None] / ground_scale[at][:, None]
+    return _with_inverses(own, pairs, cross, ground, scale, ground_scale, model.edge, at)
+
+
+def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at) -> Normal:
+    inverse = _inverse(own)
+    n, k = len(own), len(ground)
+    flat, index = cross.reshape(n, 6, -1), at.reshape(n, -1)
+    taken = jnp.einsum("nap,nab,nbq->npq", flat, inverse, flat)
+    reduced = ground.at[index[:, :, None], index[:, None, :]].add(-taken)
+    # Columns that overlap are taken out twice; where that is too much, the background counts as if it stood alone.
+    factor, alone = (jnp.linalg.cholesky(m + 1e-4 * jnp.eye(k)) for m in (reduced, ground))
+    factor = jnp.where(jnp.isfinite(factor).all(), factor, alone)
+    return Normal(own, pairs, cross, ground, scale, ground_scale, inverse, factor, edge, at)
+
+
+def _inverse(blocks: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
+    return jnp.linalg.inv(blocks + 1e-6 * jnp.eye(blocks.shape[-1]))
+
+
+def _local_splines(model: ImageModel, step: int) -> tuple[Array, Array]:
+    """(n, samples, q) background splines along y and x in every column's window, zero outside the image."""
+    window, (qx, qy) = model.window, model.splines
+    rows, cols = (jnp.pad(s, ((model.pad, model.pad), (0, 0))) for s in (model.rows, model.cols))
+    start = model.corner + model.pad
+
+    def one(start, base):
+        y = lax.dynamic_slice(rows, (start[1], base[1]), (window, qy))
+        x = lax.dynamic_slice(cols, (start[0], base[0]), (window, qx))
+        return tuple(binned(s.T, step).T / step for s in (y, x))
+
+    return jax.vmap(one)(start, model.base)
+
+
+def _ground_index(model: ImageModel) -> Int[Array, "n qy qx"]:
+    qx, qy = model.splines
+    row = model.base[:, 1, None] + jnp.arange(qy)
+    col = model.base[:, 0, None] + jnp.arange(qx)
+    return row[:, :, None] * model.cols.shape[1] + col[:, None, :]
+
+
+def _ground_block(model: ImageModel, weight: Float[Array, "rows cols"]) -> Float[Array, "k k"]:
+    """Sum over pixels of weight × spline × spline; the weight is averaged over small squares first."""
+    side = 4 if min(model.size) >= 64 else 1
+    rows, cols = ((0, -n % side) for n in model.size)
+    w = binned(binned(jnp.pad(weight, (rows, cols)), side).T, side).T
+    y, x = (
+        binned(jnp.pad(s, (edge, (0, 0)), mode="edge").T, side).T / side
+        for s, edge in ((model.rows, rows), (model.cols, cols))
+    )
+    across = jnp.einsum("yx,xb,xd->ybd", w, x, x)
+    ky, kx = y.shape[1], x.shape[1]
+    block = jnp.einsum("ya,yc,ybd->abcd", y, y, across)
+    return block.reshape(ky * kx, ky * kx)
+
+
+def solve(normal: Normal, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], damping) -> tuple[Array, Array]:
+    """Step (n, 6) and (ky, kx) that the normal equations give for a gradient: conjugate gradients with the columns'
+    own blocks and the background as preconditioner."""
+
+    def product(v):
+        column, back = v
+        i, j = normal.edge.T
+        out = jnp.einsum("nab,nb->na", normal.own, column) + damping * column
+        out = out.at[i].add(jnp.einsum("eab,eb->ea", normal.pair, column[j]))
+        out = out.at[j].add(jnp.einsum("eab,ea->eb", normal.pair, column[i]))
+        out = out + jnp.einsum("napq,npq->na", normal.cross, back[normal.at])
+        met = jnp.einsum("napq,na->npq", normal.cross, column)
+        return out, (normal.ground @ back + damping * back).at[normal.at].add(met)
+
+    def precondition(v):
+        column, back = v
+        first = jnp.einsum("nab,nb->na", normal.inverse, column)
+        met = jnp.einsum("napq,na->npq", normal.cross, first)
+        back = jax.scipy.linalg.cho_solve((normal.factor, True), back.at[normal.at].add(-met))
+        column = column - jnp.einsum("napq,npq->na", normal.cross, back[normal.at])
+        return jnp.einsum("nab,nb->na", normal.inverse, column), back
+
+    right = (columns / normal.scale, ground.ravel() / normal.ground_scale)
+    (step, back), _ = jax.scipy.sparse.linalg.cg(product, right, tol=1e-5, maxiter=_INNER, M=precondition)
+    return step / normal.scale, (back / normal.ground_scale).reshape(ground.shape)
+
+
+def position_covariance(normal: Normal) -> Float[Array, "n 2 2"]:
+    """(n, 2, 2) px² of every position, its own parameters, its neighbours and the background marginalised.
+
+    A neighbour enters with all its own parameters but without its own neighbours beyond the column, exact to third
+    order in the overlap. Infinite where the pixels do not determine a column.
+    """
+    i, j = normal.edge.T
+    n = len(normal.own)
+    forward = jnp.einsum("eab,ebc,edc->ead", normal.pair, normal.inverse[j], normal.pair)
+    back = jnp.einsum("eba,ebc,ecd->ead", normal.pair, normal.inverse[i], normal.pair)
+    reduced = normal.own - jax.ops.segment_sum(forward, i, n) - jax.ops.segment_sum(back, j, n)
+    inverse = _inverse(reduced)
+    index = normal.at.reshape(n, -1)
+    cross = normal.cross.reshape(n, 6, -1)
+    ground = jax.scipy.linalg.cho_solve((normal.factor, True), jnp.eye(len(normal.ground), dtype=cross.dtype))
+
+    def one(item):
+        inverse, cross, index = item
+        lever = (inverse @ cross)[:2]
+        return inverse[:2, :2] + lever @ ground[index[:, None], index[None, :]] @ lever.T
+
+    found = lax.map(one, (inverse, cross, index), batch_size=_BATCH)
+    scale = normal.scale[:, :2]
+    found = found / scale[:, :, None] / scale[:, None, :]
+    known = jnp.isfinite(scale).all(1) & (jnp.diagonal(found, axis1=1, axis2=2) > 0).all(1)
+    return jnp.where(known[:, None, None], found, jnp.inf)

@@ -1,0 +1,164 @@
+"""Maximum likelihood of all columns of an image together, with the covariance of every position.
+
+Fisher scoring on the whole image: neighbours and background are fitted at once however many columns there are.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ferrojax.columns.fisher import GROUND_PRECISION, gradient, normal_blocks, position_covariance, solve
+from ferrojax.columns.model import ImageModel, Parameters
+from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
+
+_SPREADS = (1e-2, 0.3)
+"""Spread of the shapes in the first rounds."""
+_FAITHFUL = 1e-2
+"""Of the image's range: columns outside the image keep to what is known beforehand as if the noise were at least that,
+because position, width and height of a mere tail cannot be told apart."""
+_DAMPING = (1e-2, 1e-6)
+"""To begin with, and at least."""
+_STEPS = 4
+_MOVE = 0.5
+"""Widths that a column may move in one step."""
+_LOOSE, _FIRM = 2.0, 0.2
+"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters
+only to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
+
+
+class Fit(NamedTuple):
+    """parameters as fitted. image: the model. covariance: (n, 2, 2) px² of the position, for the noise as it was
+    given or estimated. noise: which that was. seen: (rows, cols) 1 for pixels that counted."""
+
+    parameters: Parameters
+    image: Float[Array, "rows cols"]
+    covariance: Float[Array, "n 2 2"]
+    noise: Noise
+    seen: Float[Array, "rows cols"]
+
+
+class ShapePrior(NamedTuple):
+    """Columns of one group share their shape up to `spread` (log width; ellipticities a third of it).
+
+    group: (n,) int. trusted: (n,) columns that the image shows whole enough: their median is the group's shape, and the
+    others are not far from where they start and from their group's looks.
+    """
+
+    group: Int[np.ndarray, " n"]
+    trusted: Bool[np.ndarray, " n"]
+    spread: float = 0.1
+
+
+def maximum_likelihood(
+    model: ImageModel,
+    data: Float[Array, "rows cols"],
+    start: Parameters,
+    *,
+    shapes: ShapePrior,
+    noise: Noise | None = None,
+    mask: Bool[Array, "rows cols"] | None = None,
+    core: float | None = None,
+    tie: Callable[[Parameters], Parameters] | None = None,
+    rounds: int = 4,
+) -> Fit:
+    """The most likely columns and background.
+
+    start: columns within a width or so. noise: None estimates it from the residuals (level and slope).
+    mask: pixels that count. core: px; pixels farther from every column do not count (None: all do).
+    tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
+    """
+    whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
+    known = noise
+    if noise is None:
+        flat = jnp.zeros((), data.dtype)
+        noise = FittedNoise(1e-2 * jnp.var(data) + 1e-30, flat, flat)
+    p = start
+
+    image = data
+    damping = jnp.asarray(_DAMPING[0], data.dtype)
+
+    def climb(p, spread, steps):
+        mean, precision = _prior(p, start, shapes, spread)
+        outside = _FAITHFUL**2 / float(noise.variance(image).mean())
+        prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
+        seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
+        return seen, *_climb(model, data, seen, p, noise, prior, (damping, jnp.asarray(steps)))
+
+    for spread in (*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS))):
+        p = p if tie is None else tie(p)
+        seen, p, image, damping, _ = climb(p, spread, _STEPS)
+        if known is None:
+            noise = estimate_noise(data - image, image, seen)
+    p = p if tie is None else tie(p)
+    seen, p, image, _, covariance = climb(p, shapes.spread, 0)
+    return Fit(p, image, covariance, noise, seen)
+
+
+@eqx.filter_jit
+def _near(model: ImageModel, position, radius) -> Array:
+    return model.near(position, radius)
+
+
+def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
+    """Mean and precision (n, 6) of what is known of the columns beforehand."""
+    mean = np.column_stack([start.position, p.amplitude, p.shape]).astype(float)
+    loose = np.ones((len(mean), 3))
+    for g in np.unique(shapes.group):
+        mine = shapes.group == g
+        if (mine & shapes.trusted).any():
+            mean[mine, 2:] = np.median(mean[mine & shapes.trusted, 2:], 0)
+            loose[mine] = np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
+    loose *= np.where(shapes.trusted, _LOOSE, _FIRM)[:, None]
+    sd = np.column_stack([loose, np.broadcast_to([spread, spread / 3, spread / 3], (len(mean), 3))])
+    return jnp.asarray(mean, start.position.dtype), jnp.asarray(sd**-2.0, start.position.dtype)
+
+
+@eqx.filter_jit
+def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple[Parameters, Array, Array, Array]:
+    """`steps` steps with one Fisher matrix, the image and, after no step at all, the covariance: one program for both,
+    because compiling it takes longer than most images."""
+    (mean, precision), (damping, steps) = prior, plan
+    image = model(p)
+    weight = seen / noise.variance(image)
+    normal = normal_blocks(model, p, weight, precision)
+
+    def off(p):
+        return (jnp.column_stack([p.position, p.amplitude, p.shape]) - mean) * model.free[:, None]
+
+    def cost(p, image):
+        prior = (precision * off(p) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
+        return (weight * (data - image) ** 2).sum() + prior
+
+    def step(_, state):
+        p, image, damping, best = state
+        columns, ground = gradient(model, p, seen * (data - image) / noise.variance(image))
+        columns, ground = columns - precision * off(p), ground - GROUND_PRECISION * p.ground
+        trial = _moved(p, *solve(normal, columns, ground, damping), mean)
+        picture = model(trial)
+        value = cost(trial, picture)
+        # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
+        better = value < 1.001 * best
+        p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
+        damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
+        return p, image, damping, jnp.where(better, value, best)
+
+    none = jnp.zeros((len(p.position), 2, 2), data.dtype)
+    covariance = jax.lax.cond(steps == 0, position_covariance, lambda _: none, normal)
+    p, image, damping, _ = jax.lax.fori_loop(0, steps, step, (p, image, damping, cost(p, image)))
+    return p, image, damping, covariance
+
+
+def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:
+    """The step, with columns kept from jumping."""
+    limit = jnp.column_stack(
+        [*[_MOVE * jnp.exp(p.shape[:, 0])] * 2, jnp.abs(mean[:, 2]) + 1e-3, *[jnp.full(len(mean), 0.2)] * 3]
+    )
+    columns = jnp.clip(columns, -limit, limit)
+    return Parameters(
+        p.position + columns[:, :2], p.amplitude + columns[:, 2], p.shape + columns[:, 3:], p.ground + ground
+    )

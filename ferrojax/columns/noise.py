@@ -1,0 +1,108 @@
+"""What is known of the noise of an image: its variance as a function of the expected intensity."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ferrojax.errors import InputError
+
+_FAINTEST = 1e-3
+"""Of the brightest expected intensity: a weight 1/variance stays finite where nothing is expected."""
+
+
+_ROUNDING = 30.0
+"""Rounding errors of the range of intensities: the least noise there is."""
+
+
+class PoissonNoise(eqx.Module):
+    """Counting: data = offset + gain × counts. gain: intensity a count. offset: intensity of no counts."""
+
+    gain: Float[Array, ""]
+    offset: Float[Array, ""]
+
+    def __init__(self, gain=1.0, offset=0.0):
+        self.gain, self.offset = _number("gain", gain, positive=True), _number("offset", offset)
+
+    def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Variance of pixels of that expected intensity, intensity²."""
+        above = expected - self.offset
+        return self.gain * jnp.maximum(above, _FAINTEST * above.max())
+
+    def standardised(self, level: float, scale: float) -> "PoissonNoise":
+        """The same noise on (data − level) / scale."""
+        return PoissonNoise(self.gain / scale, (self.offset - level) / scale)
+
+
+class GaussianNoise(eqx.Module):
+    """White noise of equal strength. sd: its standard deviation, intensity units."""
+
+    sd: Float[Array, ""]
+
+    def __init__(self, sd=1.0):
+        self.sd = _number("sd", sd, positive=True)
+
+    def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Variance of pixels of that expected intensity, intensity²."""
+        return jnp.broadcast_to(self.sd**2, expected.shape).astype(expected.dtype)
+
+    def standardised(self, level: float, scale: float) -> "GaussianNoise":
+        """The same noise on (data − level) / scale."""
+        del level
+        return GaussianNoise(self.sd / scale)
+
+
+class FittedNoise(eqx.Module):
+    """Noise as residuals show it: a constant variance and one that grows with the intensity above `offset`."""
+
+    constant: Float[Array, ""]
+    slope: Float[Array, ""]
+    offset: Float[Array, ""]
+
+    def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Variance of pixels of that expected intensity, intensity²."""
+        return self.constant + self.slope * jnp.maximum(expected - self.offset, 0.0)
+
+    def standardised(self, level: float, scale: float) -> "FittedNoise":
+        """The same noise on (data − level) / scale."""
+        return FittedNoise(self.constant / scale**2, self.slope / scale, (self.offset - level) / scale)
+
+
+Noise = PoissonNoise | GaussianNoise | FittedNoise
+
+
+def _number(field: str, value, positive: bool = False) -> Array:
+    value = jnp.asarray(value, jnp.result_type(float))
+    if value.shape != ():
+        raise InputError(field, value.shape, "needs one number", f"give {field} as a number")
+    try:
+        concrete = float(value)
+    except TypeError:  # traced
+        return value
+    if not (jnp.isfinite(value) and (concrete > 0 or not positive)):
+        raise InputError(field, concrete, "must be finite" + (" and positive" if positive else ""), "e.g. 1.0")
+    return value
+
+
+def estimate_noise(
+    residual: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
+) -> FittedNoise:
+    """Variance of the residual against the expected intensity: a line through bins of equal population.
+
+    Weights only: what they miss costs little precision and no bias. Pixels with seen = 0 do not count.
+    """
+    low, high = jnp.quantile(expected, jnp.array([0.02, 0.98]))
+    spread = jnp.maximum(high - low, 1e-12 * jnp.abs(high) + 1e-30)
+    z = jnp.clip((expected - low) / spread, 0.0, 1.0)
+    square = residual**2
+    rounding = (_ROUNDING * jnp.finfo(expected.dtype).eps * spread) ** 2
+    typical = jnp.maximum((seen * square).sum() / seen.sum(), rounding)
+    square = square / typical
+    # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
+    constant, slope = jnp.ones_like(typical), jnp.zeros_like(typical)
+    for _ in range(3):
+        w = seen / (constant + slope * z) ** 2
+        s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()]) / w.sum()
+        v = jnp.stack([(w * square).sum(), (w * z * square).sum()]) / w.sum()
+        slope = jnp.clip((v[1] - s[1] * v[0]) / (s[2] - s[1] ** 2 + 1e-12), 0.0, 20.0)
+        constant = jnp.maximum(v[0] - slope * s[1], 0.05)
+    return FittedNoise(typical * constant, typical * slope / spread, low)

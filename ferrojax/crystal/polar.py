@@ -1,0 +1,63 @@
+"""Polar crystals: displaced along the soft mode, and how displacement converts to polarization."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from ferrojax.constants import POLARIZATION_UNIT
+from ferrojax.crystal.crystal import Crystal
+from ferrojax.errors import InputError
+
+
+class PolarizationResponse(eqx.Module):
+    """How the displacement of B against A (Å) converts to polarization (C/m²), and what that rests on.
+
+    tensor: (3, 3) C/m² per Å, P = tensor @ d in the crystal's Cartesian axes. relative_error: None if unknown.
+    kind: "born", cited Born charges times the soft mode, or "mode-effective", a measured or calculated
+    polarization over the displacement that goes with it. source: the citations.
+    """
+
+    tensor: Float[Array, "3 3"]
+    relative_error: float | None = eqx.field(static=True)
+    kind: str = eqx.field(static=True)
+    source: str = eqx.field(static=True)
+
+
+def polarization_response(crystal: Crystal) -> PolarizationResponse:
+    """The conversion from displacement to polarization: by Born charges where they are cited, else mode-effective.
+
+    Born charges need the soft mode, because oxygen moves with B. Errors: InputError where neither is known.
+    """
+    volume = jnp.abs(jnp.linalg.det(crystal.cell))
+    sources = dict(crystal.sources)
+    if crystal.born_charge is not None and crystal.soft_mode is not None:
+        moment = jnp.einsum("s,sij,sjk->ik", crystal.occupancy, crystal.born_charge, crystal.soft_mode)
+        kind, fields = "born", ("born_charges", "soft_mode")
+    elif crystal.mode_charge is not None:
+        b_sites = jnp.asarray([label == "B" for label in crystal.label])
+        moment = crystal.mode_charge * (crystal.occupancy * b_sites).sum()
+        kind, fields = "mode-effective", ("mode_charge",)
+    else:
+        lacks = "soft mode" if crystal.soft_mode is None else "Born charges"
+        raise InputError("crystal", crystal.name, f"has no {lacks} and no mode charge", "report displacements only")
+    source = " ".join(sources[name] for name in fields if name in sources)
+    return PolarizationResponse(POLARIZATION_UNIT / volume * moment, crystal.response_error, kind, source)
+
+
+def polar_crystal(
+    crystal: Crystal, displacement: Float[ArrayLike, "3"], strain: Float[ArrayLike, "3 3"] | None = None
+) -> Crystal:
+    """The crystal with B displaced by `displacement` (Å, Cartesian) against A and the other sites along the mode.
+
+    strain: (3, 3) of the cell, Cartesian, e.g. diag(0, 0, 0.06) for a tetragonal one; lengths grow by 1 + strain
+    before the sites move. Charges and mode stay, because they answer to the displacement from the non-polar cell.
+    Differentiable in both. Errors: InputError for a crystal without a soft mode.
+    """
+    if crystal.soft_mode is None:
+        raise InputError("crystal", crystal.name, "has no soft mode to displace along", "use a non-polar cell with one")
+    cell = crystal.cell
+    if strain is not None:
+        cell = cell @ (jnp.eye(3) + jnp.asarray(strain, cell.dtype)).T
+    shift = crystal.soft_mode @ jnp.asarray(displacement, cell.dtype)
+    position = crystal.position + shift @ jnp.linalg.inv(cell)
+    return eqx.tree_at(lambda c: (c.cell, c.position), crystal, (cell, position))
