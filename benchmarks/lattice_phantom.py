@@ -75,7 +75,8 @@ def draw(motif: Motif, scene: Scene) -> tuple[np.ndarray, Truth]:
     if scene.counts is not None:
         area = 2 * np.pi * (scene.width / scene.sampling) ** 2  # px of a column of peak 1
         image = rng.poisson(np.maximum(image, 0) * scene.counts / area).astype(float)
-    visible = np.array([name != "O" or scene.mode != "HAADF" for name in motif.label])[column]
+    bright = motif.strength > 0.08 * motif.strength.max()
+    visible = (bright | (np.array(motif.label) != "O") | (scene.mode != "HAADF"))[column]
     keep = ~missing & visible & _in_crystal(position, scene)
     cell = np.linalg.norm(motif.lattice, axis=1).max()
     place = (index @ motif.lattice + motif.offset[column])[:, 0] - _boundary(scene)

@@ -51,7 +51,7 @@ def beside_regions(outer: Drawn, beyond: Cells, many: int, cells: Cells) -> Draw
 def kept_outside(outer: Drawn, drawn: Drawn, view: View) -> Drawn:
     """Of the columns that the border cells expect: what lies off the image, and what shows on it."""
     placed = snapped(outer, view.peaks, 0.3 * view.gap)
-    on = pick(view.trusted, outer.position, False)
+    on = inside(outer.position, view.even.shape) & pick(view.trusted, outer.position, False)
     margin = 1.5 * view.gap
     size = np.array(view.even.shape[::-1]) - 1
     near = ((outer.position >= -margin) & (outer.position <= size + margin)).all(1)

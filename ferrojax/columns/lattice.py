@@ -18,7 +18,7 @@ _PEAKS = 24
 _FLOOR = 4.5  # times the median amplitude of its ring: noise alone reaches it once in 25 000 bins
 _ON_LATTICE = 0.12
 _TRIED = 80
-_CLEAR, _CLEAR_SHARE, _BETTER = 0.6, 0.9, 0.08
+_CLEAR, _CLEAR_SHARE = 0.6, 0.9
 MIN_CELLS = 12
 
 
@@ -207,18 +207,13 @@ def score(found: Reflections, motif: Motif, px_per_angstrom: np.ndarray, recorde
     return float(likeness * prior)
 
 
-def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray, best: Fit | None = None) -> Fit | None:
-    """A map that fits clearly, and clearly better than `best`, once the recorded pixel size counts for nothing."""
-    fits = tile_fits(tile, motif, recorded, any_scale=True)
-    if not fits or fits[0].score < _CLEAR or fits[0].explained < _CLEAR_SHARE:
-        return None
-    if best is not None:
-        found = Reflections(tile)
-        own = score(found, motif, best.frame, _rescaled(recorded, best.frame)) * best.explained
-        if fits[0].score < own + _BETTER:
-            return None
-    scale = 0.5 * np.log(np.linalg.det(fits[0].frame) / np.linalg.det(recorded))
-    return fits[0] if abs(scale) > np.log1p(MAX_SCALE_ERROR) else None
+def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray) -> Fit | None:
+    """The best map that fits clearly once the recorded pixel size counts for nothing, and whose scale is far from it."""
+    for fit in tile_fits(tile, motif, recorded, any_scale=True):
+        scale = 0.5 * np.log(np.linalg.det(fit.frame) / np.linalg.det(recorded))
+        if fit.score > _CLEAR and fit.explained > _CLEAR_SHARE and abs(scale) > np.log1p(MAX_SCALE_ERROR):
+            return fit
+    return None
 
 
 def refusal(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], motif: Motif) -> InputError:

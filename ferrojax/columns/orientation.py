@@ -18,6 +18,8 @@ _TURNS = "turns of the crystal that intensities could not tell apart"
 _SHIFTS = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
+_BETTER = 1.04
+"""How much better another pixel size must agree to cast doubt on the recorded one."""
 _ALONE = 0.85
 """Least share of the strongest periods that the lattice must explain; real images of one crystal reach 0.96."""
 
@@ -65,7 +67,8 @@ def orient(
     corner = best[1]
     c, r = corner.astype(int)
     tile = flat[r : r + side[0], c : c + side[1]]
-    if lat.rescaled_fit(tile, motif, recorded, fits[0]) is not None:
+    wrong = lat.rescaled_fit(tile, motif, recorded)
+    if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
         return None
     alone = max(f.alone for f in fits)
     if alone < _ALONE:
@@ -76,6 +79,12 @@ def orient(
             "give a region with one crystal in the beam's path",
         )
     return _decide(tile, motif, fits, mode, corner)
+
+
+def _agreement(tile: np.ndarray, motif: Motif, fit: lat.Fit) -> float:
+    """0 to 1: share of the periods explained × likeness of the folded tile in whichever mode suits."""
+    powers = {p for _, powers in MODES.values() for p in powers}
+    return fit.explained * max(f.likeness for p in powers for f in fold_likeness(tile, motif, fit.frame, p))
 
 
 def tile_corners(shape: tuple[int, ...], motif: Motif, recorded: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
