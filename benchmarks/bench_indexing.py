@@ -2,8 +2,9 @@
 
 A column counts as right where a seed of its sublattice lies within 0.3 of the nearest distance between columns and
 carries its cell, up to one lattice symmetry and origin for the whole picture (one a region beside an antiphase
-boundary). Columns nearer than one such distance to the edge of the image (or of the crystal) do not count. False positives are seeds that no
-check refused, on the image, more than that distance from any column that is there.
+boundary). Columns nearer than one such distance to the edge of the image (or of the crystal), and those within 1.6
+cells of an antiphase boundary, which may be marked, do not count. False positives are seeds that no check refused, on
+the image, more than that distance from any column that is there.
 
 python benchmarks/bench_indexing.py [--seeds N] [--only NAME]
 """
@@ -20,7 +21,8 @@ from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import ACCEPTED
 from ferrojax.columns.orientation import equal_view
-from ferrojax.columns.seeds import Seeds, inside, seed_columns
+from ferrojax.columns.place import inside
+from ferrojax.columns.seeds import Seeds, seed_columns
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
@@ -70,7 +72,7 @@ def marks(seeds: Seeds, truth: Truth, motif: Motif, scene: Scene) -> dict[str, f
     size = np.array([scene.shape[1] * (1 - scene.edge), scene.shape[0]]) - 1
     counts = ((truth.position > gap) & (truth.position < size - gap)).all(1)
     shown = np.isin(truth.column, seeds.column)
-    counts &= shown
+    counts &= shown & ~truth.beside_seam
     usable = np.nonzero(seeds.rejection == ACCEPTED)[0]
     miss, near = KDTree(seeds.position[usable]).query(truth.position)
     hit = miss < 0.3 * gap
@@ -116,7 +118,7 @@ def _agrees(seeds: Seeds, truth: Truth, motif: Motif, near: np.ndarray, among: n
     return best
 
 
-def one(motif: Motif, scene: Scene) -> dict[str, float]:
+def one(motif: Motif, scene: Scene) -> dict:
     image, truth = draw(motif, scene)
     began = time.perf_counter()
     try:

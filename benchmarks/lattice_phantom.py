@@ -48,11 +48,13 @@ class Scene:
 
 
 class Truth(NamedTuple):
-    """Columns that are really there: motif column (n,), cell (n, 2), position (n, 2) px, and vacancies' (m, 2)."""
+    """Columns that are really there: motif column (n,), cell (n, 2), position (n, 2) px, whether they are within
+    1.6 cells of an antiphase boundary (n,), and the vacancies' positions (m, 2)."""
 
     column: np.ndarray
     index: np.ndarray
     position: np.ndarray
+    beside_seam: np.ndarray
     vacancies: np.ndarray
 
 
@@ -73,9 +75,18 @@ def draw(motif: Motif, scene: Scene) -> tuple[np.ndarray, Truth]:
     if scene.counts is not None:
         area = 2 * np.pi * (scene.width / scene.sampling) ** 2  # px of a column of peak 1
         image = rng.poisson(np.maximum(image, 0) * scene.counts / area).astype(float)
-    visible = np.array([name != "O" or scene.mode != "HAADF" for name in motif.label])[column]
+    bright = motif.strength > 0.08 * motif.strength.max()
+    visible = (bright | (np.array(motif.label) != "O") | (scene.mode != "HAADF"))[column]
     keep = ~missing & visible & _in_crystal(position, scene)
-    return image, Truth(column[keep], index[keep], position[keep], position[missing & visible])
+    cell = np.linalg.norm(motif.lattice, axis=1).max()
+    place = (index @ motif.lattice + motif.offset[column])[:, 0] - _boundary(scene)
+    beside = (scene.walls == "antiphase") & (np.abs(place) < 1.6 * cell)
+    return image, Truth(column[keep], index[keep], position[keep], beside[keep], position[missing & visible])
+
+
+def _boundary(scene: Scene) -> float:
+    """Å along the crystal's x, where an antiphase boundary is."""
+    return 0.07 * scene.shape[1] * scene.sampling
 
 
 def _columns(motif: Motif, scene: Scene, rng) -> tuple[np.ndarray, ...]:
@@ -126,7 +137,7 @@ def _displacement(motif: Motif, column, crystal, cell: float, span, scene: Scene
         out += 0.5 * 0.06 * np.stack([saw, -saw], 1)  # c/a of 1.06 turns into a/c at every wall
         out[b] += scene.shift
     elif scene.walls == "antiphase":
-        out += np.where((crystal[:, :1] > 0.07 * span[0]), 0.5 * motif.lattice.sum(0), 0.0)
+        out += np.where((crystal[:, :1] > _boundary(scene)), 0.5 * motif.lattice.sum(0), 0.0)
     return out
 
 

@@ -3,15 +3,15 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
 
-from ferrojax.columns.index import Candidates, Cells, grow_cells, neighbourhood_mean, within
+from ferrojax.columns.index import Candidates, Cells, grow_cells, nearest, neighbourhood_mean, within
 from ferrojax.columns.orientation import Orientation
 from ferrojax.columns.pixels import find_peaks
 from ferrojax.columns.template import anchor, cell_match
 from ferrojax.crystal.zone import Motif
 
 _TOLERANCE = 0.3  # of the nearest distance between cations
+_STRETCH = 0.1  # of the shortest lattice vector: large cells stretch by more than columns are apart
 _LEAST = 0.35  # of the usual likeness
 _REGION = 12  # cells
 _STARTS = 12
@@ -41,11 +41,12 @@ def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation:
     start = orientation.origin + orientation.frame @ motif.offset[anchor(motif)]
     lattice = motif.lattice @ orientation.frame.T
     first = _start(candidates, start, lattice)
-    reference = float(np.median(height[KDTree(position).query(position[first], k=min(9, len(position)))[1]]))
+    reference = float(np.median(height[nearest(position, position[[first]], min(9, len(position)))[1]]))
     free = height > _LEAST * min(reference, height[first])
+    tolerance = max(_TOLERANCE * gap, _STRETCH * float(np.linalg.norm(lattice, axis=1).min()))
     regions: list[Cells] = []
     for number in range(_STARTS):
-        cells = grow_cells(candidates, first, lattice, _TOLERANCE * gap, free)
+        cells = grow_cells(candidates, first, lattice, tolerance, free)
         free[cells.candidate] = False
         kept = _cleaned(cells, height, strong)
         if len(kept.index) >= _REGION:
@@ -69,7 +70,7 @@ def _none() -> Found:
 def _start(candidates: Candidates, near: np.ndarray, lattice: np.ndarray) -> int:
     """The best candidate among the nine cells round the place that the folded tile gave."""
     steps = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    miss, row = KDTree(candidates.position).query(near + steps @ lattice)
+    miss, row = nearest(candidates.position, near + steps @ lattice)
     size = np.sqrt(abs(np.linalg.det(lattice)))
     return int(row[np.argmax(candidates.likeness[row] - miss / size)])
 
@@ -79,7 +80,7 @@ def _next_start(candidates: Candidates, free: np.ndarray, regions: list[Cells], 
     if not regions:
         return -1
     known = np.concatenate([r.position for r in regions])
-    away, _ = KDTree(known).query(candidates.position)
+    away, _ = nearest(known, candidates.position)
     short = np.linalg.norm(lattice, axis=1).min()
     usual = np.median(candidates.likeness[regions[0].candidate])
     open_to = free & (away > 0.8 * short) & (candidates.likeness > 0.6 * usual)
@@ -87,7 +88,7 @@ def _next_start(candidates: Candidates, free: np.ndarray, regions: list[Cells], 
         return -1
     rows = np.nonzero(open_to)[0]
     # a start needs company: the mean likeness of what lies round it
-    _, near = KDTree(candidates.position[rows]).query(candidates.position[rows], k=min(7, len(rows)))
+    _, near = nearest(candidates.position[rows], candidates.position[rows], min(7, len(rows)))
     return int(rows[np.argmax(candidates.likeness[rows][near].mean(1))])
 
 
@@ -112,7 +113,7 @@ def _joined(regions: list[Cells]) -> list[Cells]:
     done = [regions[0]]
     for region in regions[1:]:
         known = Cells(*(np.concatenate(parts) for parts in zip(*done, strict=True)))
-        away, near = KDTree(known.position).query(region.position)
+        away, near = nearest(known.position, region.position)
         here = int(np.argmin(away))
         base = int(near[here])
         gap = region.position[here] - known.position[base]

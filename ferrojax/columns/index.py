@@ -38,6 +38,14 @@ class Cells(NamedTuple):
         return Cells(*(a[rows] for a in self))
 
 
+def nearest(
+    known: Float[np.ndarray, "n 2"], position: Float[np.ndarray, "m 2"], count: int = 1, within: float = np.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance and row of the nearest of `known` to every position, (m,) or (m, count); inf where none is `within`."""
+    distance, row = KDTree(known).query(position, k=count, distance_upper_bound=within)
+    return np.asarray(distance), np.asarray(row)
+
+
 class _Board:
     """A dense grid of cells round (0, 0), flat rows; `row` of an index, −1 never occurs because of the margin."""
 
@@ -93,7 +101,7 @@ def grow_cells(
     tree = KDTree(candidates.position)
     extent = np.ptp(candidates.position, axis=0) if len(candidates.position) > 1 else np.zeros(2)
     height = abs(np.linalg.det(lattice)) / np.linalg.norm(lattice, axis=1).max()
-    board = _Board(int(np.hypot(*extent) / (0.7 * height)) + 6)
+    board = _Board(int(np.linalg.norm(extent) / (0.7 * height)) + 6)
     free = free.copy()
     origin = board.row(np.zeros((1, 2), int))
     board.known[origin], board.candidate[origin], free[start] = True, start, False
@@ -102,7 +110,7 @@ def grow_cells(
     while len(frontier):
         index = board.index(frontier)
         expected, local, _ = board.expected(index)
-        miss, near = tree.query(expected, distance_upper_bound=tolerance)
+        miss, near = (np.asarray(a) for a in tree.query(expected, distance_upper_bound=tolerance))
         usable = np.isfinite(miss) & (np.abs(index).max(1) < board.reach - 2)
         usable &= free[np.minimum(near, len(free) - 1)]
         level = next((f for f in _LEVELS if (usable & (miss <= f * tolerance)).any()), None)
@@ -167,7 +175,7 @@ def surround(cells: Cells, rings: int) -> Cells:
 def within(cells: Cells, position: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
     """Positions (n, 2) px between known cells: at least three corners of the cell that they lie in are known."""
     board = _board_of(cells, 3)
-    _, near = KDTree(cells.position).query(position)
+    _, near = nearest(cells.position, position)
     gap = position - cells.position[near]
     fraction = np.einsum("nj,nji->ni", gap, np.linalg.inv(cells.lattice[near]))
     far = np.abs(fraction).max(1) > 1.5
@@ -189,24 +197,37 @@ def neighbourhood_mean(cells: Cells, value: np.ndarray) -> tuple[np.ndarray, np.
 def torn(cells: Cells, tolerance: float) -> Bool[np.ndarray, " n"]:
     """Cells next to a seam: growth paths that disagree left another cell than the lattice's own where a neighbour
     should be. tolerance: px."""
-    tree = KDTree(cells.position)
     bad = np.zeros(len(cells.index), bool)
     for step in _EDGES:
         expected = cells.position + np.einsum("i,nij->nj", step.astype(float), cells.lattice)
-        miss, near = tree.query(expected, distance_upper_bound=tolerance)
+        miss, near = nearest(cells.position, expected, within=tolerance)
         seen = np.isfinite(miss)
         near = np.where(seen, near, 0)
         other = (cells.index[near] != cells.index + step).any(1) | (cells.region[near] != cells.region)
         bad |= seen & other
         bad[near[seen & other]] = True
-    rows = {(int(r), int(i), int(j)): k for k, (r, (i, j)) in enumerate(zip(cells.region, cells.index, strict=True))}
-    for step in _EDGES[::2]:
-        pair = [(k, rows.get((r, i + int(step[0]), j + int(step[1])))) for (r, i, j), k in rows.items()]
-        at = np.array([p for p in pair if p[1] is not None], int).reshape(-1, 2)
-        gap = cells.position[at[:, 1]] - cells.position[at[:, 0]]
-        off = np.linalg.norm(gap - np.einsum("i,nij->nj", step.astype(float), cells.lattice[at[:, 0]]), axis=1)
-        bad[at[off > tolerance].ravel()] = True
+    for one, other in _index_neighbours(cells):
+        step = (cells.index[other] - cells.index[one]).astype(float)
+        gap = cells.position[other] - cells.position[one]
+        off = np.linalg.norm(gap - np.einsum("ni,nij->nj", step, cells.lattice[one]), axis=1)
+        far = off > tolerance * np.maximum(1.0, np.abs(step).sum(1))
+        bad[one[far]] = bad[other[far]] = True
     return bad
+
+
+def _index_neighbours(cells: Cells):
+    """Pairs of rows whose indices differ by at most one each way, region by region: none may stand for another."""
+    numbers = np.unique(cells.region)
+    trees = {int(r): (np.nonzero(cells.region == r)[0], KDTree(cells.index[cells.region == r])) for r in numbers}
+    for r, (rows, tree) in trees.items():
+        pairs = tree.query_pairs(1.1, output_type="ndarray")
+        yield rows[pairs[:, 0]], rows[pairs[:, 1]]
+        for q, (others, _) in trees.items():
+            if q > r:
+                near = tree.query_ball_point(cells.index[others], 1.5)
+                count = np.array([len(n) for n in near], int)
+                first = np.concatenate([np.asarray(n, int) for n in near]) if count.any() else np.zeros(0, int)
+                yield rows[first], np.repeat(others, count)
 
 
 def fit_lattice(

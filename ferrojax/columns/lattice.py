@@ -31,10 +31,10 @@ class Reflections:
     def __init__(self, data: np.ndarray):
         rows, cols = data.shape
         window = np.hanning(rows)[:, None] * np.hanning(cols)[None]
-        spectrum = fft.fftshift(np.abs(fft.fft2((data - data.mean()) * window)))
+        spectrum = np.fft.fftshift(np.abs(np.asarray(fft.fft2((data - data.mean()) * window))))
         self.size = np.array([cols, rows])
-        fy = fft.fftshift(fft.fftfreq(rows))[:, None]
-        fx = fft.fftshift(fft.fftfreq(cols))[None]
+        fy = np.fft.fftshift(fft.fftfreq(rows))[:, None]
+        fx = np.fft.fftshift(fft.fftfreq(cols))[None]
         radius = np.hypot(fx, fy)
         low = 4.0 / min(data.shape)
         band = np.minimum((radius * 40).astype(int), 20)
@@ -73,12 +73,13 @@ def _centroid(spectrum: np.ndarray, peak: np.ndarray) -> np.ndarray:
 
 
 class Fit(NamedTuple):
-    """A map from the motif's axes to pixels of a tile: frame (2, 2) px per Å, its score (0 to 1), and the share of
-    the power spectrum's strongest peaks that it explains."""
+    """A map from the motif's axes to pixels of a tile: frame (2, 2) px per Å, its score (0 to 1), the share of the
+    peaks' power that it explains, and the share of the ten strongest peaks' amplitude (`alone`)."""
 
     score: float
     frame: np.ndarray
     explained: float
+    alone: float
 
 
 def tile_fits(
@@ -105,16 +106,23 @@ def tile_fits(
     fits: list[Fit] = []
     for k in order:
         if all(np.abs(np.linalg.inv(f.frame) @ maps[k] - np.eye(2)).max() > 0.04 for f in fits):
-            fits.append(Fit(float(scores[k]), _refined(found, motif, maps[k]), float(explained[k])))
+            frame = _refined(found, motif, maps[k])
+            on = _misses(found.frequency[:10], motif, frame) < _ON_LATTICE
+            alone = float(found.amplitude[:10][on].sum() / found.amplitude[:10].sum())
+            fits.append(Fit(float(scores[k]), frame, float(explained[k]), alone))
     return fits
 
 
 def _explained(found: Reflections, motif: Motif, maps: np.ndarray) -> np.ndarray:
     """(n,) share of the peaks' power that lies on the lattice of each map (n, 2, 2)."""
-    fractional = found.frequency @ maps @ motif.lattice.T
-    miss = np.abs(fractional - np.round(fractional)).max(2)
     power = found.amplitude**2
-    return (power * (miss < _ON_LATTICE)).sum(1) / power.sum()
+    return (power * (_misses(found.frequency, motif, maps) < _ON_LATTICE)).sum(1) / power.sum()
+
+
+def _misses(frequency: np.ndarray, motif: Motif, maps: np.ndarray) -> np.ndarray:
+    """(..., peaks) how far frequencies (peaks, 2) are from whole indices under maps (..., 2, 2)."""
+    fractional = frequency @ maps @ motif.lattice.T
+    return np.abs(fractional - np.round(fractional)).max(-1)
 
 
 def _refined(found: Reflections, motif: Motif, frame: np.ndarray) -> np.ndarray:
@@ -200,12 +208,12 @@ def score(found: Reflections, motif: Motif, px_per_angstrom: np.ndarray, recorde
 
 
 def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray) -> Fit | None:
-    """A map that fits clearly once the recorded pixel size counts for nothing, and whose scale is far from it."""
-    fits = tile_fits(tile, motif, recorded, any_scale=True)
-    if not fits or fits[0].score < _CLEAR or fits[0].explained < _CLEAR_SHARE:
-        return None
-    scale = 0.5 * np.log(np.linalg.det(fits[0].frame) / np.linalg.det(recorded))
-    return fits[0] if abs(scale) > np.log1p(MAX_SCALE_ERROR) else None
+    """The best map that fits clearly once the recorded pixel size counts for nothing, and whose scale is far from it."""
+    for fit in tile_fits(tile, motif, recorded, any_scale=True):
+        scale = 0.5 * np.log(np.linalg.det(fit.frame) / np.linalg.det(recorded))
+        if fit.score > _CLEAR and fit.explained > _CLEAR_SHARE and abs(scale) > np.log1p(MAX_SCALE_ERROR):
+            return fit
+    return None
 
 
 def refusal(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], motif: Motif) -> InputError:

@@ -14,16 +14,22 @@ _TILE_CELLS = 14.0  # cells a side
 _TILES = 5  # a side
 _MIN_SCORE = 0.5
 _MIN_LIKENESS = 0.5
+_TURNS = "turns of the crystal that intensities could not tell apart"
+_SHIFTS = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
+_BETTER = 1.04
+"""How much better another pixel size must agree to cast doubt on the recorded one."""
 _ALONE = 0.85
-"""Least share of the strongest periods that a single lattice explains."""
+"""Least share of the strongest periods that the lattice must explain; real images of one crystal reach 0.96."""
 
 
 class Orientation(NamedTuple):
-    """frame: (2, 2) px per Å. origin: (2,) px, where a cell's origin is. mode: key of MODES. power: of the motif's strength that
-    brightness follows. likeness: −1 to 1.
-    polarity: 1 for bright columns, −1 for dark ones. ambiguity: what stayed undecided."""
+    """frame: (2, 2) px per Å. origin: (2,) px, where a cell's origin is. mode: key of MODES.
+
+    power: of the motif's strength that brightness follows. likeness: −1 to 1. polarity: 1 for bright columns, −1 for
+    dark ones. ambiguity: what stayed undecided.
+    """
 
     frame: np.ndarray
     origin: np.ndarray
@@ -61,17 +67,24 @@ def orient(
     corner = best[1]
     c, r = corner.astype(int)
     tile = flat[r : r + side[0], c : c + side[1]]
-    if max(f.explained for f in fits) < _ALONE:
-        wrong = lat.rescaled_fit(tile, motif, recorded)
-        if wrong is not None:
-            return None
+    wrong = lat.rescaled_fit(tile, motif, recorded)
+    if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
+        return None
+    alone = max(f.alone for f in fits)
+    if alone < _ALONE:
         raise InputError(
             "image",
-            f"{100 * (1 - max(f.explained for f in fits)):.0f} % of its periods belong to something else",
+            f"{100 * (1 - alone):.0f} % of its periods belong to something else",
             f"shows another lattice on top of {motif.zone}",
-            "give a region with one crystal in the beam's path, or the right pixel size with sampling (--sampling)",
+            "give a region with one crystal in the beam's path",
         )
     return _decide(tile, motif, fits, mode, corner)
+
+
+def _agreement(tile: np.ndarray, motif: Motif, fit: lat.Fit) -> float:
+    """0 to 1: share of the periods explained × likeness of the folded tile in whichever mode suits."""
+    powers = {p for _, powers in MODES.values() for p in powers}
+    return fit.explained * max(f.likeness for p in powers for f in fold_likeness(tile, motif, fit.frame, p))
 
 
 def tile_corners(shape: tuple[int, ...], motif: Motif, recorded: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
@@ -116,9 +129,11 @@ def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | Non
     rivals = [t for t in tried if t.power == best.power and t.polarity == best.polarity]
     rivals = [t for t in rivals if _likeness(t) > _likeness(best) - max(_SAME, 3 * t.fold.error)]
     alike = [equal_view(motif, best.frame, t.frame) for t in rivals]
-    ambiguity = () if all(alike) else ("turns of the crystal that intensities could not tell apart",)
+    ambiguity = () if all(alike) else (_TURNS,)
     chosen = min((t for t, a in zip(rivals, alike, strict=True) if a), key=_turn)
     origin = chosen.fold.origin + corner
+    if chosen.fold.second > _likeness(chosen) - max(_SAME, 3 * chosen.fold.error):
+        ambiguity = (*ambiguity, _SHIFTS)
     named = mode or next(m for m in MODES if _allows(m, chosen))
     return Orientation(chosen.frame, origin, named, chosen.power, _likeness(chosen), chosen.polarity, ambiguity)
 
@@ -138,8 +153,8 @@ def _turn(t: _Try) -> float:
 
 def equal_view(motif: Motif, one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two maps (px per Å) show the same picture: they differ by a symmetry of the motif, up to a shift."""
-    turn = motif.lattice @ np.linalg.inv(one).T @ other.T @ np.linalg.inv(motif.lattice)
-    whole = np.round(np.linalg.inv(turn)) if abs(np.linalg.det(turn)) > 1e-6 else np.zeros((2, 2))
+    turn = motif.lattice @ other.T @ np.linalg.inv(one.T) @ np.linalg.inv(motif.lattice)
+    whole = np.round(turn)
     if abs(abs(np.linalg.det(whole)) - 1) > 1e-6:
         return False
     moved = motif.position @ whole

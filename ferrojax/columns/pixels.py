@@ -42,7 +42,7 @@ def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: 
         rows, cols = (n // down * down for n in data.shape)
         blocks = (rows // down, down, cols // down, down)
         mean = data[:rows, :cols].reshape(blocks).mean((1, 3))
-        whole = trusted[:rows, :cols].reshape(blocks).all((1, 3))
+        whole = np.all(trusted[:rows, :cols].reshape(blocks), axis=(1, 3))
         return Working(mean.astype(np.float32), whole, float(down), 0.5 * (down - 1))
     up = int(np.ceil(sampling / (1.5 * target)))
     if up > 1:
@@ -59,20 +59,29 @@ def blank_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Bool[np.
     still = (np.abs(np.diff(data, axis=0)[::3, ::3]) <= flat).mean()
     if still < 0.02:
         return np.zeros(data.shape, bool)
-    size = int(np.clip(width, 3, 61)) | 1
-    spread = ndimage.maximum_filter(data, size) - ndimage.minimum_filter(data, size)
-    return ndimage.binary_dilation(spread <= flat, np.ones((3, 3), bool), iterations=size // 2)
+    side = int(np.clip(width / 2, 2, 30))
+    rows, cols = (n // side * side for n in data.shape)
+    blocks = data[:rows, :cols].reshape(rows // side, side, cols // side, side)
+    still = blocks.max((1, 3)) - blocks.min((1, 3)) <= flat
+    if not still.any():
+        return np.zeros(data.shape, bool)
+    near = np.repeat(np.repeat(ndimage.binary_dilation(still, np.ones((3, 3), bool)), side, 0), side, 1)
+    near = np.pad(near, ((0, data.shape[0] - rows), (0, data.shape[1] - cols)), mode="edge")
+    return near & (np.abs(data - np.median(blocks.mean((1, 3))[still])) <= 3 * flat)
 
 
 def saturated_pixels(data: Float[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
     """Pixels at the largest value, where so many share it that the detector or the file must have clipped them."""
     top = float(data.max())
-    values, count = np.unique(data[data >= np.percentile(data, 90)], return_counts=True)
-    at_top = int(count[-1])
-    below = int(count[-4:-1].max()) if len(count) > 1 else 0
-    if at_top < _MANY_EQUAL or at_top < 4 * below or len(values) < 6:
+    at_top = int((data == top).sum())
+    if at_top < _MANY_EQUAL:
         return np.zeros(data.shape, bool)
-    return data == top
+    below, value = 0, top
+    for _ in range(3):
+        rest = data[data < value]
+        value = float(rest.max()) if rest.size else -np.inf
+        below = max(below, int((rest == value).sum()))
+    return data == top if at_top > 2 * below else np.zeros(data.shape, bool)
 
 
 def flatten(data, px_per_angstrom: float, period: float, blur: float = 0.3, trusted=None) -> np.ndarray:
@@ -107,8 +116,8 @@ def blurred(images: list[np.ndarray], sigmas: list[float]) -> list[list[np.ndarr
     square = (-2 * np.pi**2 * (fy**2 + fx**2)).astype(np.float32)
     out = []
     for image in images:
-        spectrum = fft.rfft2(image.astype(np.float32), shape)
-        out.append([fft.irfft2(spectrum * np.exp(square * s**2), shape)[:rows, :cols] for s in sigmas])
+        spectrum = np.asarray(fft.rfft2(image.astype(np.float32), shape))
+        out.append([np.asarray(fft.irfft2(spectrum * np.exp(square * s**2), shape))[:rows, :cols] for s in sigmas])
     return out
 
 

@@ -19,12 +19,14 @@ _GRID = 24
 class Fold(NamedTuple):
     """Likeness (−1 to 1) of a folded tile to the motif, and where its origin lies: `origin` (2,) px of the tile.
 
-    error: standard error of the likeness that the tile's noise makes.
+    error: standard error of the likeness that the tile's noise makes. second: the best likeness of any other origin,
+    1 Å or more away.
     """
 
     likeness: float
     origin: np.ndarray
     error: float
+    second: float
 
 
 def fold_likeness(
@@ -59,7 +61,10 @@ def fold_likeness(
             known = best[k]
             if known is None or sign * match[at] > known.likeness:
                 origin = middle + frame @ (shift[at] @ motif.lattice)
-                best[k] = Fold(float(sign * match[at]), origin, float(noise / (total + 1e-30)))
+                gap = shift - shift[at]
+                other = np.linalg.norm((gap - np.round(gap)) @ motif.lattice, axis=1) > 1.0
+                second = float((sign * match)[other].max()) if other.any() else -1.0
+                best[k] = Fold(float(sign * match[at]), origin, float(noise / (total + 1e-30)), second)
     bright, dark = best
     assert bright is not None
     assert dark is not None
@@ -100,13 +105,13 @@ def cell_match(
     known = trusted.astype(np.float32)
 
     def spectrum(a):
-        return fft.rfft2(np.asarray(a, np.float32), shape)
+        return np.asarray(fft.rfft2(np.asarray(a, np.float32), shape))
 
     image, square, cover = (spectrum(a) for a in (flat * known, flat**2 * known, known))
     kernel, kernel_square, mask = (np.conj(spectrum(k)) for k in (drawn, drawn**2, disc))
 
     def sums(a, k):
-        out = np.roll(fft.irfft2(a * k, shape), (half, half), (0, 1))
+        out = np.roll(np.asarray(fft.irfft2(a * k, shape)), (half, half), (0, 1))
         return out[: flat.shape[0], : flat.shape[1]]
 
     count = np.maximum(sums(cover, mask), 1.0)
