@@ -20,6 +20,7 @@ from .errors import InputError as InputError
 from .grid import Grid as Grid
 from .image import DiffractionScan as DiffractionScan
 from .image import Image as Image
+from .image import saturated_pixels as saturated_pixels
 from .io import read as read
 from .io import write_csv as write_csv
 from .io import write_map as write_map
