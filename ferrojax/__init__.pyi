@@ -22,6 +22,8 @@ from .image import DiffractionScan as DiffractionScan
 from .image import Image as Image
 from .image import saturated_pixels as saturated_pixels
 from .io import read as read
+from .io import read_map as read_map
+from .io import write_columns_csv as write_columns_csv
 from .io import write_csv as write_csv
 from .io import write_map as write_map
 from .multislice import FastThermal as FastThermal
