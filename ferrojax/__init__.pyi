@@ -23,9 +23,12 @@ from .image import Image as Image
 from .image import saturated_pixels as saturated_pixels
 from .io import read as read
 from .io import read_map as read_map
+from .io import read_unit_cell_folder as read_unit_cell_folder
+from .io import read_unit_cells as read_unit_cells
 from .io import write_columns_csv as write_columns_csv
 from .io import write_csv as write_csv
 from .io import write_map as write_map
+from .io import write_unit_cells as write_unit_cells
 from .multislice import FastThermal as FastThermal
 from .multislice import FrozenPhonons as FrozenPhonons
 from .multislice import exit_wave as exit_wave
