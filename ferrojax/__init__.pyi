@@ -1,3 +1,5 @@
+from .acquisition import align_frames as align_frames
+from .acquisition import average_frames as average_frames
 from .columns import Columns as Columns
 from .columns import find_columns as find_columns
 from .crystal import Atoms as Atoms
