@@ -1,7 +1,11 @@
 from .acquisition import align_frames as align_frames
 from .acquisition import average_frames as average_frames
 from .columns import Columns as Columns
+from .columns import estimate_drift as estimate_drift
+from .columns import estimate_jitter as estimate_jitter
 from .columns import find_columns as find_columns
+from .columns import scan_distortion as scan_distortion
+from .columns import variance_split as variance_split
 from .crystal import Atoms as Atoms
 from .crystal import Crystal as Crystal
 from .crystal import OrientedSupercell as OrientedSupercell
