@@ -21,8 +21,9 @@ from scipy.spatial import KDTree
 from ferrojax.acquisition import align_frames
 from ferrojax.columns import (
     SITES,
-    ColumnShape,
     Columns,
+    ColumnShape,
+    LineJitter,
     common_misfit,
     corrected_positions,
     displacement_jitter,
@@ -62,7 +63,7 @@ def square_lattice(angle: float, shape: tuple[int, int], gap: float) -> tuple[np
     return index[near], position[near]
 
 
-def one_scan(seed: int, angle: float, dose: float, jitter: float) -> dict[str, np.ndarray]:
+def one_scan(seed: int, angle: float, dose: float, jitter: float) -> dict[str, float]:
     generator = np.random.default_rng(seed)
     index, position = square_lattice(angle, (ROWS, ROWS), GAP)
     t = np.arange(ROWS) / ROWS
@@ -71,36 +72,39 @@ def one_scan(seed: int, angle: float, dose: float, jitter: float) -> dict[str, n
     data = generator.poisson(dose * gaussians(position, (ROWS, ROWS), drift + lines)).astype(float)
     columns = find_columns(Image(data, (0.25, 0.25)))
     place = np.asarray(columns.position_px, float)
-    distance, near = KDTree(position).query(place)
+    distance, nearest = KDTree(position).query(place)
+    near = np.asarray(nearest, int)
     kept = columns.accepted & (distance < GAP / 3)
-    found = estimated_jitter(data, columns)
-    alone = displacement_jitter(found, (place[kept][:, 1], WIDTH), (place[kept][:, None, 1], WIDTH), np.zeros(1))
-    known = [float(np.sqrt(v)) or None for v in alone.mean(0)]
     covariance = np.asarray(columns.covariance, float)[kept] / 0.25**2
-    slow = estimate_drift(place[kept], covariance, index[near[kept]], np.zeros(kept.sum(), int), ROWS, known)
+    lattice = (place[kept], covariance, index[near[kept]], np.zeros(int(kept.sum()), int), ROWS)
+    found = estimated_jitter(data, columns, np.asarray(estimate_drift(*lattice).shift, float))
+    y = place[kept][:, 1]
+    alone = displacement_jitter(found, (y, WIDTH), (y[:, None], WIDTH), np.zeros(1))
+    slow = estimate_drift(*lattice, [float(np.sqrt(v)) or None for v in alone.mean(0)])
     inner = slice(16, -16)
     off = (np.asarray(found.shift) - lines)[inner, 0]
     bent = trendless(np.asarray(slow.shift, float)) - trendless(drift)
     return {
-        "jitter": PM * lines[:, 0].std(),
+        "jitter": PM * float(lines[:, 0].std()),
         "jitter_found": PM * float(found.rms[0]),
         "jitter_stated_error": PM * float(found.rms_error[0]),
-        "line_remains": PM * off.std(),
-        "line_ratio": off.std() / np.sqrt((np.asarray(found.shift_error)[inner, 0] ** 2).mean()),
-        "drift": PM * trendless(drift).std(),
-        "drift_remains": PM * np.sqrt((bent**2).mean()),
-        "drift_ratio": np.sqrt((bent**2).mean() / (np.asarray(slow.shift_error) ** 2).mean()),
+        "line_remains": PM * float(off.std()),
+        "line_ratio": float(off.std() / np.sqrt((np.asarray(found.shift_error)[inner, 0] ** 2).mean())),
+        "drift": PM * float(trendless(drift).std()),
+        "drift_remains": PM * float(np.sqrt((bent**2).mean())),
+        "drift_ratio": float(np.sqrt((bent**2).mean() / (np.asarray(slow.shift_error) ** 2).mean())),
     }
 
 
-def estimated_jitter(data: np.ndarray, columns: Columns):
+def estimated_jitter(data: np.ndarray, columns: Columns, drift: np.ndarray) -> LineJitter:
     width = float(np.median(np.asarray(columns.width))) / 0.25
     n = len(columns.position_px)
     amplitude = columns.intensity / (2 * np.pi * width**2)
     shape = ColumnShape(columns.position_px, amplitude, jnp.full(n, width))
     model = np.asarray(rendered_columns(shape, data.shape, 14), float)
     model = model + np.median(data - model)
-    return estimate_jitter(data, model + common_misfit(data - model, shape, np.zeros(n, int)), shape)
+    model = model + common_misfit(data - model, shape, np.zeros(n, int))
+    return estimate_jitter(data, model, shape, drift=drift)
 
 
 def trendless(values: np.ndarray) -> np.ndarray:
@@ -169,9 +173,11 @@ def srtio3(folder: Path) -> dict:
     }
     cells, weight = neighbours(columns)
     own, near = cells[:, 0], cells[:, 1:]
-    width = [float(np.median(np.asarray(columns.width)[columns.accepted & (np.asarray(columns.site) == s)])) for s in (0, 1)]
-    y = place[:, 1]
-    scan = displacement_jitter(found.jitter, (y[own], 100 * width[1] / pm_per_px), (y[near], 100 * width[0] / pm_per_px), weight)
+    site, y = np.asarray(columns.site), place[:, 1]
+    a, b = (
+        100 / pm_per_px * float(np.median(np.asarray(columns.width)[columns.accepted & (site == s)])) for s in (0, 1)
+    )
+    scan = displacement_jitter(found.jitter, (y[own], b), (y[near], a), weight)
     fit = np.asarray(columns.covariance, float)
     covariance = fit[own] + np.einsum("k,nkij->nij", weight**2, fit[near])
     table = {}
@@ -182,7 +188,9 @@ def srtio3(folder: Path) -> dict:
         table[name] = {"mean_pm": (100 * displacement.mean(0)).tolist(), **split.spreads(), "cells": len(own)}
     return {
         "drift_pm": found.drift.levels(pm_per_px),
-        "jitter_pm": {k: [v if np.isfinite(v) else None for v in pair] for k, pair in found.jitter.levels(pm_per_px).items()},
+        "jitter_pm": {
+            k: [v if np.isfinite(v) else None for v in pair] for k, pair in found.jitter.levels(pm_per_px).items()
+        },
         "jitter_correlation": np.asarray(found.jitter.correlation).tolist(),
         "spread_pm": table,
         "seconds": seconds,
@@ -192,9 +200,10 @@ def srtio3(folder: Path) -> dict:
 
 def neighbours(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     """(n, 5) B column and its four A neighbours, weight (4,); cells that are complete."""
+    index = np.asarray(columns.lattice_index)
     row = {
         site: {
-            tuple(map(int, columns.lattice_index[k])): int(k)
+            (int(index[k, 0]), int(index[k, 1])): int(k)
             for k in np.nonzero(columns.accepted & (np.asarray(columns.site) == SITES.index(site)))[0]
         }
         for site in "AB"
@@ -204,13 +213,12 @@ def neighbours(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     tree = KDTree(place[list(row["A"].values())])
     keys = list(row["A"])
     for cell, b in row["B"].items():
-        _, near = tree.query(place[b], k=4)
+        near = np.asarray(tree.query(place[b], k=4)[1], int)
         shells.add(tuple(sorted((keys[i][0] - cell[0], keys[i][1] - cell[1]) for i in near)))
         found.append((b, cell))
     shell = max(shells, key=lambda s: sum(all((c[0] + i, c[1] + j) in row["A"] for i, j in s) for _, c in found))
     whole = [(b, *[row["A"].get((c[0] + i, c[1] + j), -1) for i, j in shell]) for b, c in found]
     cells = np.array([w for w in whole if -1 not in w])
-    # the centroid that a centred B would have: equal weights would not be, where the shell is not a parallelogram
     return cells, np.full(4, 0.25)
 
 

@@ -233,7 +233,7 @@ def _fit_shift(
         gain = float(found[2]) if abs(found[2]) > 0.05 else 1.0
         shift = shift - np.clip(found[:2] / gain, -1, 1)
         error = _shift_error(design, now - design @ found, normal, (rows, cols)) / abs(gain)
-        likeness = float(np.corrcoef(now, wanted)[0, 1])
+        likeness = float(np.asarray(np.corrcoef(now, wanted))[0, 1])
     return shift, error, likeness
 
 

@@ -128,15 +128,15 @@ def scan_distortion(image: Image, columns: Columns) -> ScanDistortion:
     gap = float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))
     drawn = np.asarray(rendered_columns(shape, data.shape, int(np.ceil(4 * width.max()))), float)
     model = drawn + ndimage.gaussian_filter(data - drawn, 2 * gap)
-    jitter = estimate_jitter(data, model + common_misfit(data - model, shape, site), shape)
+    model = model + common_misfit(data - model, shape, site)
+    covariance = np.einsum("ij,njk,lk->nil", to_px, np.asarray(columns.covariance, float)[kept], to_px)
+    lattice = (position[kept], covariance, np.asarray(columns.lattice_index)[kept], site[kept], data.shape[0])
+    first = estimate_drift(*lattice)
+    jitter = estimate_jitter(data, model, shape, drift=np.asarray(first.shift, float))
     at = position[kept][:, 1]
     alone = displacement_jitter(jitter, (at, float(np.median(width))), (at[:, None], 1.0), np.zeros(1))
-    known = [
-        float(np.sqrt(v)) if np.isfinite(e) else None for v, e in zip(alone.mean(0), jitter.rms_error, strict=True)
-    ]
-    covariance = np.einsum("ij,njk,lk->nil", to_px, np.asarray(columns.covariance, float)[kept], to_px)
-    index = np.asarray(columns.lattice_index)[kept]
-    return ScanDistortion(estimate_drift(position[kept], covariance, index, site[kept], data.shape[0], known), jitter)
+    known = [float(np.sqrt(v)) or None for v in alone.mean(0)]  # no jitter seen: the columns have to tell
+    return ScanDistortion(estimate_drift(*lattice, known), jitter)
 
 
 def estimate_drift(

@@ -202,6 +202,7 @@ def estimate_jitter(
     columns: ColumnShape,
     variance: Float[np.ndarray, "rows cols"] | None = None,
     deviation: tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]] | None = None,
+    drift: Float[np.ndarray, "rows 2"] | None = None,
 ) -> LineJitter:
     """Shift of every scan line from an image, the model fitted to it and its columns.
 
@@ -209,7 +210,8 @@ def estimate_jitter(
     shape a sublattice. variance: intensity² per pixel, uniform from the residual where not given.
     deviation: (n, 2) px of the columns from their lattice, drift taken out, and its variance. It adds the
     shift that all lines of a column share, which the residual cannot show; real displacements that the columns of
-    a line share are then taken for jitter, so leave it out where those are looked for.
+    a line share are then taken for jitter, so leave it out where those are looked for. drift: px, the smooth shift
+    of the lines that is known, as `ScanDrift.shift`: it shears columns, which would look like jitter.
     The shifts have a Gaussian prior, a Markov chain over the lines, whose rms and correlation are found from what
     the two halves of every line share. Real strain does not enter the residual. Along y, columns that are all too
     wide in the model, or lines that are brighter than others, look like shifts where the columns lie in rows along
@@ -225,7 +227,8 @@ def estimate_jitter(
     for axis in (0, 1):
         shares = None if deviation is None else (deviation[0][:, axis], deviation[1][:, axis])
         own = _AxisFit(*(np.asarray(a[..., axis], float) for a in (fit.offset, fit.error, fit.halves)))
-        parts.append(_one_axis(own, weights[axis], shares))
+        smooth = np.zeros(len(data)) if drift is None else np.asarray(drift, float)[:, axis]
+        parts.append(_one_axis(own, weights[axis], shares, smooth))
     shift, error, rms, rms_error, correlation = (jnp.asarray(np.stack(v, -1), kind) for v in zip(*parts, strict=True))
     return LineJitter(shift, error, fit.offset, fit.error, rms, rms_error, correlation)
 
@@ -244,7 +247,9 @@ def _column_weights(columns: ColumnShape, rows: int) -> list[tuple[sparse.csr_ar
     return [(matrix, strength) for matrix in matrices]
 
 
-def _one_axis(fit: _AxisFit, weights, deviation) -> tuple[np.ndarray, np.ndarray, float, float, float]:
+def _one_axis(
+    fit: _AxisFit, weights, deviation, drift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, float, float]:
     """Posterior mean and error (rows,) of the shifts, their rms with its error, and correlation."""
     matrix, strength = weights
     seen = np.isfinite(fit.error)
@@ -252,6 +257,8 @@ def _one_axis(fit: _AxisFit, weights, deviation) -> tuple[np.ndarray, np.ndarray
     by_line = matrix.T.multiply(strength).tocsr()  # (rows, n): which columns speak for a line
     total = np.maximum(np.asarray(by_line.sum(1)).ravel(), 1e-300)
     response = (sparse.eye_array(len(weight)) - sparse.diags_array(1 / total) @ by_line @ matrix).tocsr()
+    known = response @ drift
+    fit = fit._replace(offset=fit.offset - known, halves=fit.halves - known)
     rms, rms_error, correlation = _prior(fit, response, seen)
     if rms == 0:
         return np.zeros(len(weight)), np.full(len(weight), rms_error), 0.0, rms_error, 0.0
