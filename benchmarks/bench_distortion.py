@@ -164,12 +164,14 @@ def srtio3(folder: Path) -> dict:
     start = perf_counter()
     found = scan_distortion(image, columns)
     seconds = perf_counter() - start
-    both = found.drift.shift + found.jitter.shift
     place = np.asarray(columns.position_px, float)
+    width = np.asarray(columns.width, float) * 100 / pm_per_px
+    steady = corrected_positions(columns.position_px, found.drift.shift)
+    still = corrected_positions(steady, found.jitter.shift, jnp.asarray(width))
     moved = {
         "as recorded": place,
-        "without drift": np.asarray(corrected_positions(columns.position_px, found.drift.shift), float),
-        "without drift and jitter": np.asarray(corrected_positions(columns.position_px, both), float),
+        "without drift": np.asarray(steady, float),
+        "without drift and jitter": np.asarray(still, float),
     }
     cells, weight = neighbours(columns)
     own, near = cells[:, 0], cells[:, 1:]

@@ -222,7 +222,7 @@ def _fit_shift(
     rows = slice(rows.start + 3, rows.stop - 3)
     cols = slice(cols.start + 3, cols.stop - 3)
     fine = ndimage.gaussian_filter(template, 0.7)
-    slope_y, slope_x = (g[rows, cols].ravel() for g in np.gradient(fine))
+    slope_y, slope_x = (np.asarray(g)[rows, cols].ravel() for g in np.gradient(fine))
     wanted = template[rows, cols].ravel()
     design = np.stack([slope_x, slope_y, wanted, np.ones_like(wanted)], 1)
     normal = np.linalg.pinv(design.T @ design)
@@ -233,7 +233,7 @@ def _fit_shift(
         gain = float(found[2]) if abs(found[2]) > 0.05 else 1.0
         shift = shift - np.clip(found[:2] / gain, -1, 1)
         error = _shift_error(design, now - design @ found, normal, (rows, cols)) / abs(gain)
-        likeness = float(np.asarray(np.corrcoef(now, wanted))[0, 1])
+        likeness = float(np.corrcoef(now, wanted)[0, 1])
     return shift, error, likeness
 
 

@@ -18,6 +18,7 @@ from ferrojax.columns.jitter import (
     common_misfit,
     displacement_jitter,
     estimate_jitter,
+    line_weights,
     rendered_columns,
 )
 from ferrojax.columns.smoothing import LineValues, likeliest, smoothed
@@ -31,6 +32,7 @@ CAVEAT = (
 MIN_COLUMNS = 30
 _HUBER = 2.0
 _SWEEPS = 8
+_REACH = 3.0  # rms radii of a column over which lines count
 _TAPS = 6  # points of the interpolating polynomial
 
 
@@ -245,11 +247,23 @@ def _line_means(deviation: np.ndarray, variance: np.ndarray, line: np.ndarray, c
     return LineValues(value, weight)
 
 
-def corrected_positions(position_px: Float[Array, "n 2"], shift: Float[Array, "rows 2"]) -> Float[Array, "n 2"]:
-    """Positions (x, y) px without the shift of the line that each lies on, interpolated between lines."""
-    line = jnp.arange(shift.shape[0])
-    at = position_px[:, 1]
-    return position_px - jnp.stack([jnp.interp(at, line, shift[:, i]) for i in (0, 1)], -1)
+def corrected_positions(
+    position_px: Float[Array, "n 2"], shift: Float[Array, "rows 2"], width_px: Float[Array, " n"] | None = None
+) -> Float[Array, "n 2"]:
+    """Positions (x, y) px without the shift of the lines; differentiable in the shift.
+
+    Without a width the line that a column lies on counts (slow drift); with its rms radius in px all lines that it
+    crosses do, by their weight in its fit (line jitter). Lines beyond the image repeat its edge.
+    """
+    if width_px is None:
+        line = jnp.arange(shift.shape[0])
+        moved = [jnp.interp(position_px[:, 1], line, shift[:, i]) for i in (0, 1)]
+        return position_px - jnp.stack(moved, -1)
+    half = int(np.ceil(_REACH * float(np.max(np.asarray(width_px)))))
+    lines = np.round(np.asarray(position_px)[:, 1, None]) + np.arange(-half, half + 1)
+    weight = line_weights(np.asarray(position_px)[:, 1], np.asarray(width_px), lines)
+    of_lines = shift[np.clip(lines.astype(int), 0, shift.shape[0] - 1)]
+    return position_px - jnp.einsum("cnm,nmc->nc", jnp.asarray(weight, shift.dtype), of_lines)
 
 
 def resampled_lines(data: Float[Array, "rows cols"], shift: Float[Array, "rows 2"]) -> Float[Array, "rows cols"]:
