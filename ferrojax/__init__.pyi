@@ -1,5 +1,11 @@
+from .acquisition import align_frames as align_frames
+from .acquisition import average_frames as average_frames
 from .columns import Columns as Columns
+from .columns import estimate_drift as estimate_drift
+from .columns import estimate_jitter as estimate_jitter
 from .columns import find_columns as find_columns
+from .columns import scan_distortion as scan_distortion
+from .columns import variance_split as variance_split
 from .crystal import Atoms as Atoms
 from .crystal import Crystal as Crystal
 from .crystal import OrientedSupercell as OrientedSupercell
@@ -25,9 +31,15 @@ from .errors import InputError as InputError
 from .grid import Grid as Grid
 from .image import DiffractionScan as DiffractionScan
 from .image import Image as Image
+from .image import saturated_pixels as saturated_pixels
 from .io import read as read
+from .io import read_map as read_map
+from .io import read_unit_cell_folder as read_unit_cell_folder
+from .io import read_unit_cells as read_unit_cells
+from .io import write_columns_csv as write_columns_csv
 from .io import write_csv as write_csv
 from .io import write_map as write_map
+from .io import write_unit_cells as write_unit_cells
 from .multislice import FastThermal as FastThermal
 from .multislice import FrozenPhonons as FrozenPhonons
 from .multislice import exit_wave as exit_wave
