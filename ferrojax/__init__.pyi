@@ -1,6 +1,9 @@
 from .acquisition import align_frames as align_frames
 from .acquisition import average_frames as average_frames
 from .columns import Columns as Columns
+from .columns import GaussianNoise as GaussianNoise
+from .columns import PoissonNoise as PoissonNoise
+from .columns import cramer_rao as cramer_rao
 from .columns import estimate_drift as estimate_drift
 from .columns import estimate_jitter as estimate_jitter
 from .columns import find_columns as find_columns

@@ -13,6 +13,7 @@ from ferrojax.columns.distortion import lattice_deviation as lattice_deviation
 from ferrojax.columns.distortion import resampled_lines as resampled_lines
 from ferrojax.columns.distortion import scan_distortion as scan_distortion
 from ferrojax.columns.distortion import variance_split as variance_split
+from ferrojax.columns.find import FindOptions as FindOptions
 from ferrojax.columns.find import find_columns as find_columns
 from ferrojax.columns.jitter import ColumnShape as ColumnShape
 from ferrojax.columns.jitter import LineJitter as LineJitter

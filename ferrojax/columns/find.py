@@ -1,7 +1,7 @@
 """From an image to fitted, indexed and calibrated columns."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,16 @@ CORE = 0.5
 _KNOTS = 3.0
 """Periods of the lattice between the knots of the background."""
 _ONE_IMAGE = "pass one two-dimensional image"
+
+
+class FindOptions(TypedDict, total=False):
+    """Keywords of `find_columns`."""
+
+    mode: str | None
+    noise: Noise | None
+    core: float | None
+    oxygen: bool
+    progress: Callable[[str], None] | None
 
 
 class _Options(NamedTuple):
@@ -52,8 +62,8 @@ def find_columns(
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
     core: pixels farther from every column than this share of the nearest distance between columns do not count
     (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
-    oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, so that it does not pull B along.
-    Right for a dark field in focus and a sample that follows that mode.
+    oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, so that it does not pull B
+    along. Right for a dark field in focus and a sample that follows that mode.
     progress: called with a word before every stage.
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
     than 12 cells are complete.

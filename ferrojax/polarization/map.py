@@ -1,14 +1,14 @@
 """PolarizationMap and how it is made from an image."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ferrojax.columns import SITES, Calibration, Columns, find_columns
+from ferrojax.columns import SITES, Calibration, Columns, FindOptions, find_columns
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
@@ -82,11 +82,15 @@ class Predictor(Protocol):
 
 
 def map_polarization(
-    image: Image, crystal: Crystal, zone: Sequence[int] = (0, 0, 1), predictor: Predictor | None = None
+    image: Image,
+    crystal: Crystal,
+    zone: Sequence[int] = (0, 0, 1),
+    predictor: Predictor | None = None,
+    **options: Unpack[FindOptions],
 ) -> PolarizationMap:
     """Map the displacement of B against its A neighbours, and the polarization it implies.
 
-    Without a predictor the positions are Gaussian column fits. No mean and no plane is subtracted: what
+    Without a predictor the positions are Gaussian column fits; options: those of `find_columns`. No mean and no plane is subtracted: what
     mis-tilt and overlapping oxygen add is still in the map.
     Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
     """
@@ -98,8 +102,12 @@ def map_polarization(
             f"{crystal.name} shows no separate A and B column along it",
             "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
         )
-    columns = find_columns(image, crystal, zone)
-    result = map_from_columns(columns, crystal, motif, (("image", image.name),))
+    columns = find_columns(image, crystal, zone, **options)
+    facts = [
+        ("image", image.name),
+        ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
+    ]
+    result = map_from_columns(columns, crystal, motif, tuple(facts))
     return result if predictor is None else with_prediction(result, image, predictor)
 
 
