@@ -1,18 +1,16 @@
 """The picture of a report: the image, then a row of panels for every map of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ferrojax.image import Image
 from ferrojax.report import panels
 from ferrojax.report.colour import round_up
-from ferrojax.report.content import MapReport
+from ferrojax.report.content import MapReport, Panel
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -28,15 +26,6 @@ ZOOM_CELLS = 7
 ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawing with its words, for the composed figure and for the page alike."""
-
-    title: str
-    caption: str
-    draw: Callable[[Axes], None]
-
-
 @contextmanager
 def figure_style() -> Iterator[None]:
     with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
@@ -44,17 +33,21 @@ def figure_style() -> Iterator[None]:
 
 
 def polarization_figure(report: MapReport) -> Figure:
-    """Image with fitted columns, close-up and magnitudes; then arrows, σ and displacement plane per map."""
-    rows = 1 + len(report.maps)
+    """Image with fitted columns, close-up and magnitudes; arrows, σ and displacement plane per map; the checks."""
+    groups = [image_panels(report), *map_panels(report).values()]
+    if report.checks:
+        groups.append(tuple(report.checks))
+    rows = len(groups)
     with figure_style():
         figure = Figure(figsize=(17, 5.1 * rows + 0.7), layout="constrained", facecolor="white")
         figure.suptitle(report.title, fontsize=16, fontweight="bold")
         figure.supxlabel(ARROWS, fontsize=11, color="0.25")
-        groups = [image_panels(report), *map_panels(report).values()]
         for axes, group in zip(figure.subplots(rows, 3, squeeze=False), groups, strict=True):
-            for ax, panel in zip(axes, group, strict=True):
+            for ax, panel in zip(axes, group, strict=False):
                 ax.set_title(panel.title)
                 panel.draw(ax)
+            for ax in axes[len(group) :]:
+                ax.axis("off")
         figure.canvas.draw()  # lays the figure out while its style holds
     return figure
 
@@ -68,7 +61,7 @@ def panel_figure(panel: Panel, width: float = 5.4) -> Figure:
     return figure
 
 
-def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
+def image_panels(report: MapReport) -> tuple[Panel, ...]:
     """The image with every column, a close-up, and how large the displacements are."""
     points = column_points(report)
     window = close_up(report, points)
@@ -89,7 +82,7 @@ def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
     )  # fmt: skip
 
 
-def map_panels(report: MapReport) -> dict[str, tuple[Panel, Panel, Panel]]:
+def map_panels(report: MapReport) -> dict[str, tuple[Panel, ...]]:
     """Arrows, σ and displacement plane of every map, on common scales so that maps can be compared."""
     maps = report.maps.values()
     shifts = np.concatenate([np.linalg.norm(panels.displacement_pm(pmap), axis=-1) for pmap in maps])

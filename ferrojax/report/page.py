@@ -12,7 +12,7 @@ from string import Template
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferrojax.report.content import Curve, MapReport, Table
+from ferrojax.report.content import Curve, MapReport, Panel, Section, Table
 from ferrojax.report.figure import figure_style, image_panels, map_panels, panel_figure
 from ferrojax.report.panels import MAP_COLOUR
 
@@ -28,6 +28,7 @@ def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
         notes=_notes(report.notes),
         tables="".join(_table(table) for table in report.tables),
         maps=_maps(report),
+        sections="".join(_written(section) for section in report.sections),
         curves=_section("Curves", "".join(_curve(curve) for curve in report.curves)),
         pictures=_section("More pictures", "".join(_picture(*each) for each in report.pictures)),
         facts=_facts(report.facts),
@@ -37,13 +38,24 @@ def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
 
 def _maps(report: MapReport) -> str:
     """The arrows of a map get twice the width of its other panels."""
-    image = "".join(_picture(panel.title, panel.caption, panel_figure(panel)) for panel in image_panels(report))
-    sections = [_section("The image", image)]
+    sections = [_section("The image", "".join(_drawn(panel) for panel in image_panels(report)))]
     for name, (arrows, *others) in map_panels(report).items():
         figures = [_picture(arrows.title, arrows.caption, panel_figure(arrows, width=7.5))]
-        figures += [_picture(panel.title, panel.caption, panel_figure(panel)) for panel in others]
+        figures += [_drawn(panel) for panel in others]
         sections.append(_section(name, "".join(figures), "grid map"))
     return "".join(sections)
+
+
+def _drawn(panel: Panel) -> str:
+    return _picture(panel.title, panel.caption, panel_figure(panel))
+
+
+def _written(section: Section) -> str:
+    text = "".join(f'<p class="text">{escape(line)}</p>' for line in section.text)
+    tables = "".join(_table(table, "h3") for table in section.tables)
+    figures = "".join(_drawn(panel) for panel in section.panels)
+    grid = f'<div class="grid">{figures}</div>' if figures else ""
+    return f"<section><h2>{escape(section.title)}</h2>{text}{tables}{grid}</section>"
 
 
 def _section(title: str, figures: str, layout: str = "grid") -> str:
@@ -83,12 +95,13 @@ def _figure(title: str, caption: str, kind: str, drawn: bytes) -> str:
     return f'<figure><img alt="{escape(title)}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, heading: str = "h2") -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<section><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<section><{heading}>{escape(table.title)}</{heading}>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{note}</section>"
     )
 
