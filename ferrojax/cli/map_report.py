@@ -33,7 +33,7 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
     )
     implied = numbers.get("mean polarization implied (x, y)")
     if implied is not None:
-        lead += f" The polarization that this implies is {implied} on average."
+        lead += f" If mis-tilt and overlapping columns add nothing to it, this implies a polarization of {implied}."
     affine = np.asarray(pmap.calibration.affine)
     image = Image(mapped.image.data, (affine[1, 1], affine[0, 0]), name=mapped.image.name)
     return MapReport(

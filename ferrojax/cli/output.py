@@ -71,6 +71,10 @@ def _undisturbed() -> Iterator[None]:
 def _move_in(scratch: Path, target: Path) -> None:
     """Check every destination first, so that a name taken by a folder stops the move before it begins."""
     files = [p for p in sorted(scratch.rglob("*")) if p.is_file()]
+    stores = [p.relative_to(scratch) for p in scratch.iterdir() if p.suffix == ".zarr"]
+    for store in stores:
+        if (target / store).exists() and not (target / store / "zarr.json").is_file():
+            raise _unusable(target / store, "is no Zarr store, where one belongs")
     for file in files:
         destination = target / file.relative_to(scratch)
         if destination.is_dir():
@@ -81,6 +85,8 @@ def _move_in(scratch: Path, target: Path) -> None:
             if parent.exists() and not parent.is_dir():
                 raise _unusable(parent, "is a file where a result folder belongs")
     with _as_input_error(target):
+        for store in stores:  # a store is replaced as a whole: arrays of an older one would look like the new one's
+            shutil.rmtree(target / store, ignore_errors=True)
         for file in files:
             destination = target / file.relative_to(scratch)
             destination.parent.mkdir(parents=True, exist_ok=True)

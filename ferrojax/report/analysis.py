@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ferrojax.columns import (
+    SITES,
     Columns,
     FoundColumns,
     ScanDistortion,
@@ -39,7 +40,7 @@ SIGNIFICANT = 3.0
 MAX_TURN = 135.0
 """Degrees; see `winding_number`."""
 T = TypeVar("T")
-A_NEIGHBOUR = "an A neighbour is refused or missing"
+A_NEIGHBOUR = "an A neighbour is refused or outside the image"
 
 
 class Winding(NamedTuple):
@@ -164,7 +165,7 @@ def unmapped_cells(pmap: PolarizationMap) -> dict[str, int]:
     columns: Columns = pmap.columns
     if pmap.first_cell is None:
         return {}
-    chosen = np.nonzero([label == "B" for label in columns.label])[0]
+    chosen = np.nonzero(np.asarray(columns.site) == SITES.index("B"))[0]
     at = np.asarray(columns.lattice_index)[chosen] - np.asarray(pmap.first_cell)
     valid = np.asarray(pmap.valid)
     inside = ((at >= 0) & (at < valid.shape[::-1])).all(1)

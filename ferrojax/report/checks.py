@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from ferrojax.columns import FoundColumns, ScanDistortion
 from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.image import Image
-from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, add_scale_bar, show_image
+from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, add_colour_bar, add_scale_bar, show_image
 
 _COLOURS = ("#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b", "#b56bff", "#ff5fc4", "#4be36b")
 REASON_COLOUR: dict[str, str] = dict(zip(REJECTIONS[1:], _COLOURS, strict=True))
@@ -45,9 +45,7 @@ def draw_residual(ax: Axes, image: Image, residual: np.ndarray) -> None:
     ax.spines[:].set_visible(False)
     ax.set_aspect(float(image.sampling[0] / image.sampling[1]))
     add_scale_bar(ax, float(image.sampling[1]) / 10)
-    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend="both", shrink=0.9)
-    bar.set_label("(data − model) / σ of the noise")
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    add_colour_bar(ax, drawn, "(data − model) / σ of the noise", "both")
 
 
 def draw_residual_histogram(ax: Axes, residual: np.ndarray) -> None:

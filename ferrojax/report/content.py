@@ -35,11 +35,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing with its words, for the composed figure and for the page alike."""
+    """One drawing with its words, for the composed figure and for the page alike.
+
+    on_image: it covers the area of the image, and gets a row of its own where that is flat.
+    """
 
     title: str
     caption: str
     draw: Callable[[Axes], None]
+    on_image: bool = False
 
 
 @dataclass(frozen=True)

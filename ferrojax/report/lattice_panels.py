@@ -59,11 +59,13 @@ def quantity_panel(pmap: PolarizationMap, quantity: CellQuantity) -> Panel:
     middle = float(np.median(known)) if len(known) else 0.0
     half = max(_SPAN * quantity.spread, 1e-9) if len(known) else 1.0
     label = f"{quantity.name} ({quantity.unit})" if quantity.unit else quantity.name
+    unit = f" {quantity.unit}" if quantity.unit else ""
     typical = float(np.nanmedian(quantity.error)) if len(known) else float("nan")
     return Panel(
         quantity.name.capitalize(),
-        f"Spread over cells {quantity.spread:.2g} {quantity.unit}, σ of a cell {typical:.2g} {quantity.unit}.",
+        f"Spread over cells {quantity.spread:.2g}{unit}, σ of a cell {typical:.2g}{unit}.",
         lambda ax: draw_cells(ax, pmap, quantity.value, label, (middle - half, middle + half), "cmc.vik"),
+        on_image=True,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Ellipse
 from matplotlib_scalebar.scalebar import ScaleBar
@@ -13,6 +14,8 @@ from ferrojax.polarization import PolarizationMap, displacement_statistics
 from ferrojax.report.colour import direction_colours, draw_wheel
 
 PM = 100.0  # pm per Å
+FLAT = 2.2
+"""Width over height from which panels on the image get a row of their own."""
 SITE_COLOUR = {"A": "#ffb000", "B": "#00d0ff", "O": "#ff5a7a"}
 CELL_TINT = 0.55  # a cell is a paler, its arrow a darker shade of the direction's colour
 ARROW_SHADE = 0.72
@@ -74,9 +77,18 @@ def draw_arrows(ax: Axes, pmap: PolarizationMap, full: float) -> None:
         headaxislength=3.5, minlength=0.3,
     )  # fmt: skip
     frame_cells(ax, at)
-    ax.quiverkey(arrows, 1.105, 0.70, full, f"{full:g} pm", labelpos="S", coordinates="axes")
     add_scale_bar(ax, 0.1)
-    draw_wheel(ax.inset_axes((1.02, 0.80, 0.17, 0.17)))
+    size = 0.17 / max(1.0, _flatness(ax) / FLAT)
+    height = min(1.0, size * max(1.0, _flatness(ax)))
+    ax.quiverkey(arrows, 1.02 + size / 2, 0.97 - 1.6 * height, full, f"{full:g} pm", labelpos="S", coordinates="axes")
+    draw_wheel(ax.inset_axes((1.02, 0.97 - height, size, height)))
+
+
+def _flatness(ax: Axes) -> float:
+    """Width over height of what the axes show."""
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    aspect = ax.get_aspect()
+    return abs((x1 - x0) / (y1 - y0)) / (1.0 if isinstance(aspect, str) else aspect)
 
 
 def draw_sigma(ax: Axes, pmap: PolarizationMap, limits: tuple[float, float]) -> None:
@@ -97,7 +109,17 @@ def draw_cells(
     add_scale_bar(ax, 0.1)
     below, above = (bool((value[known] < limits[0]).any()), bool((value[known] > limits[1]).any()))
     ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    bar = ax.figure.colorbar(cells, ax=ax, fraction=0.046, pad=0.02, extend=ends[below, above], shrink=0.9)
+    add_colour_bar(ax, cells, label, ends[below, above])
+
+
+def add_colour_bar(ax: Axes, drawn: ScalarMappable, label: str, extend: str) -> None:
+    """A bar as high as the axes' box beside it, or below it where that is flat."""
+    flat = _flatness(ax)
+    if flat < FLAT:
+        bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0.04, 0.04, 0.92)), extend=extend)
+    else:
+        place = ax.inset_axes((0.3, -0.035 * flat, 0.4, 0.012 * flat))
+        bar = ax.figure.colorbar(drawn, cax=place, extend=extend, orientation="horizontal")
     bar.set_label(label)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
@@ -109,7 +131,7 @@ def draw_plane(ax: Axes, pmap: PolarizationMap, full: float) -> None:
     ax.axvline(0, color="0.75", lw=0.8, zorder=0)
     ax.scatter(*shift.T, s=13, c=direction_colours(shift, full), edgecolors="0.35", linewidths=0.25)
     found = displacement_statistics(pmap)
-    mean, error = np.asarray(found["mean"]), np.asarray(found["spread"]) / np.sqrt(found["n"])
+    mean, error = np.asarray(found["mean"]), np.asarray(found["mean_error"])
     label = f"mean ({mean[0]:+.1f}, {mean[1]:+.1f}) ± ({error[0]:.1f}, {error[1]:.1f}) pm"
     ax.plot(*mean, "P", color="black", markersize=10, markeredgecolor="white", label=label)
     covariance = np.median(PM**2 * np.asarray(pmap.covariance)[np.asarray(pmap.valid)], axis=0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ferrojax.image import Image
-from ferrojax.polarization import PolarizationMap, Wall
+from ferrojax.polarization import PolarizationMap, Wall, displacement_statistics
 from ferrojax.report import checks
 from ferrojax.report.analysis import SIGNIFICANT, MapAnalysis, refused_columns, unmapped_cells
 from ferrojax.report.content import Panel, Section, Table
@@ -54,13 +54,13 @@ def analysis_summary(pmap: PolarizationMap, analysis: MapAnalysis) -> dict[str, 
 
 def domain_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     """Domains and walls, or a sentence that there is none to believe."""
-    text = [*_domain_text(analysis), _winding_text(analysis)]
+    text = [*_domain_text(pmap, analysis), _winding_text(analysis)]
     walls = analysis.walls
     if analysis.domains is None or not walls:
         return Section("Domains and walls", text)
     found, polar = analysis.domains, analysis.domains.quantity == "polarization"
     caption = "Cells by the direction of their domain, grey where not polar; walls numbered as in the table."
-    panel = Panel("Domains and walls", caption, lambda ax: draw_domains(ax, pmap, found, walls))
+    panel = Panel("Domains and walls", caption, lambda ax: draw_domains(ax, pmap, found, walls), on_image=True)
     unit = "µC/cm²" if polar else "pm of displacement"
     note = (
         "Charge: what the wall binds, (P₁ − P₂)·n. The width is 2ξ of tanh(s/ξ); a tilt of the wall against the beam "
@@ -85,7 +85,7 @@ def _wall_row(number: int, wall: Wall) -> list[object]:
     ]
 
 
-def _domain_text(analysis: MapAnalysis) -> list[str]:
+def _domain_text(pmap: PolarizationMap, analysis: MapAnalysis) -> list[str]:
     if analysis.domains is None:
         return [f"Domains were not looked for: {analysis.reasons.get('domains', 'the map has none')}."]
     domains, walls = analysis.domains.domains, analysis.walls
@@ -93,9 +93,12 @@ def _domain_text(analysis: MapAnalysis) -> list[str]:
     if regions == 0:
         return ["No domain and no wall is significant: scatter about zero explains the cells best."]
     if regions == 1:
+        mean = displacement_statistics(pmap)
+        away = float(np.linalg.norm(np.asarray(mean["mean"]) / np.maximum(mean["mean_error"], 1e-9)))
         return [
             "No domain wall is significant. The cells scatter about one direction: that is a single domain, or what "
-            "mis-tilt or an overlapping column adds to all cells alike."
+            f"mis-tilt or an overlapping column adds to all cells alike. Their mean lies {away:.1f} standard errors "
+            "from zero."
         ]
     if not walls:
         return [
@@ -151,7 +154,7 @@ def _domain_summary(analysis: MapAnalysis) -> dict[str, object] | None:
 def lattice_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     """Lattice vectors, strain and rotation of every cell."""
     quantities = lattice_quantities(analysis.lattice, analysis.strain)
-    rows = [[q.name, q.unit, q.spread, _typical(q.error)] for q in quantities]
+    rows = [[q.name, q.unit, f"{q.spread:.3g}", f"{_typical(q.error):.3g}"] for q in quantities]
     note = "σ of a cell is the median standard error; a spread no larger than it is noise."
     text = [
         "From the four A columns round every cell, against the crystal's own cell. The calibration lays the mean "
@@ -174,7 +177,7 @@ def refused_section(image: Image, pmap: PolarizationMap, analysis: MapAnalysis) 
         text.append(f"{sum(lost.values())} cells whose B column was sought have no displacement.")
         tables.append(Table("Why cells are not mapped", ("reason", "cells"), [[k, v] for k, v in lost.items()]))
     caption = "Every refused column, coloured by its reason; accepted ones are faint dots."
-    panel = Panel("Refused columns", caption, lambda ax: checks.draw_refused(ax, image, found))
+    panel = Panel("Refused columns", caption, lambda ax: checks.draw_refused(ax, image, found), on_image=True)
     return Section("Refused columns", text, tables, [panel])
 
 
@@ -190,7 +193,7 @@ def residual_section(image: Image, analysis: MapAnalysis) -> Section:
     panels = [
         Panel(
             "Residual", "Data minus fitted image in units of the noise; a regular pattern is what the model misses.",
-            lambda ax: checks.draw_residual(ax, image, residual),
+            lambda ax: checks.draw_residual(ax, image, residual), on_image=True,
         ),
         Panel(
             "Residual of pixels", "Beside the normal law; tails are misfit or outliers.",
