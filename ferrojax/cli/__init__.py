@@ -1,5 +1,7 @@
 """The `ferrojax` command. One file a command; nothing heavy is imported until a command runs."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +13,7 @@ from ferrojax.cli.simulate import simulate_plan
 from ferrojax.cli.validate import validate
 from ferrojax.errors import InputError
 
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Typer hands on no other name for it
 app = typer.Typer(
     name="ferrojax",
@@ -38,8 +41,22 @@ def demo(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; bad input and bad options end in one line on stderr and exit code 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; bad input and bad options end in one line on stderr and exit code 2.
+
+    Interrupted, it returns 130 (Ctrl-C) or 143 (SIGTERM), or ends the process where no arguments are given.
+    """
+    code = _code_of(list(sys.argv[1:] if arguments is None else arguments))
+    if code in _INTERRUPTED:
+        print("stopped", file=sys.stderr)
+        if arguments is None:  # JAX may still compute in threads; an interpreter taken down under them crashes
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _code_of(words: list[str]) -> int:
+    """Exit code of a command."""
     try:
         finished = app(args=words or ["--help"], standalone_mode=False)
     except InputError as error:
@@ -47,11 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         return _refused(_one_line(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
-    return finished if isinstance(finished, int) else 0
+        finished = stopped.code
+    return finished if isinstance(finished, int) else int(bool(finished))
 
 
 def _refused(line: str) -> int:

@@ -52,13 +52,17 @@ class MapSettings:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A mapped image and what was found out about it; frames: how a series was aligned, None for a single image."""
+    """A mapped image and what was found out about it.
+
+    frames: how a series was aligned, None for a single image. remarks: on the crystal's file.
+    """
 
     image: "Image"
     crystal: "Crystal"
     pmap: "PolarizationMap"
     analysis: "MapAnalysis"
     frames: "FrameAlignment | None"
+    remarks: list[str]
 
 
 def map_image(
@@ -118,10 +122,11 @@ def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
     from ferrojax.polarization import map_with_model
     from ferrojax.report import analyse_map
 
-    crystal = load_crystal(settings.crystal)
+    crystal, remarks = load_crystal(settings.crystal)
     image, alignment = read_image(settings)
     made = map_with_model(image, crystal, settings.zone, mode=settings.mode, oxygen=settings.oxygen, progress=progress)
-    return Mapped(image, crystal, made[0], analyse_map(image, made, crystal, settings.zone, progress), alignment)
+    analysis = analyse_map(image, made, crystal, settings.zone, progress)
+    return Mapped(image, crystal, made[0], analysis, alignment, remarks)
 
 
 def read_image(settings: MapSettings) -> "tuple[Image, FrameAlignment | None]":

@@ -7,6 +7,7 @@ import numpy as np
 from ferrojax.cli.info import versions
 from ferrojax.cli.map import Mapped, MapSettings
 from ferrojax.image import Image
+from ferrojax.polarization import displacement_statistics
 from ferrojax.report import (
     MapReport,
     analysis_checks,
@@ -18,6 +19,8 @@ from ferrojax.report import (
     response_sentence,
 )
 
+SIGNIFICANT = 3.0
+"""Standard errors."""
 LYING_SAMPLING = 2.0
 """%, recorded pixel sizes off by more are pointed out at the top of the report."""
 
@@ -68,7 +71,22 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
         )
     if settings.oxygen:
         lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
-    return [*lines, *(f"Undecided: {line}" for line in found.ambiguity), *frame_notes(mapped)]
+    undecided = [f"Undecided: {line}" for line in found.ambiguity]
+    return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
+
+
+def bias_note(mapped: Mapped) -> list[str]:
+    """What a significant mean displacement means where the crystal is not known to be polar."""
+    if mapped.crystal.soft_mode is not None or mapped.crystal.mode_charge is not None:
+        return []
+    found = displacement_statistics(mapped.pmap)
+    mean, error = np.asarray(found["mean"]), np.maximum(found["mean_error"], 1e-9)
+    if float(np.linalg.norm(mean / error)) < SIGNIFICANT:
+        return []
+    return [
+        f"If the crystal is not polar, its mean displacement of {np.linalg.norm(mean):.1f} pm is a bias of the "
+        "recording, such as mis-tilt; a polar crystal recorded alike would show it, too."
+    ]
 
 
 def frame_notes(mapped: Mapped) -> list[str]:
@@ -104,6 +122,7 @@ def map_summary(mapped: Mapped, settings: MapSettings) -> dict[str, object]:
         "response": response,
         "calibration": pmap.calibration.summary(),
         **analysis_summary(pmap, mapped.analysis),
+        "remarks": mapped.remarks,
         "frames_averaged": None if frames is None else int(frames.accepted.sum()),
         "versions": versions(),
     }

@@ -59,15 +59,18 @@ def parse_signal(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.strip().isdigit() else text
 
 
-def load_crystal(text: str) -> "Crystal":
-    """A material of the library by its name, or a crystal from a structure file by its path."""
+def load_crystal(text: str) -> "tuple[Crystal, list[str]]":
+    """A material of the library by its name, or a crystal from a structure file by its path, and what to beware of."""
+    import warnings
+
     from ferrojax.crystal import Crystal, available_materials, material
 
-    if text in available_materials():
-        return material(text)
     path = Path(text).expanduser()
-    if path.is_file():
-        return Crystal.from_file(path)
-    if path.suffix or "/" in text:
+    if text in available_materials() or not (path.is_file() or path.suffix or "/" in text):
+        return material(text), []
+    if not path.is_file():
         raise InputError("crystal", text, "does not exist", "give the path of a CIF or POSCAR, or a library name")
-    return material(text)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        crystal = Crystal.from_file(path)
+    return crystal, [str(warning.message) for warning in caught]

@@ -44,7 +44,7 @@ def analysis_summary(pmap: PolarizationMap, analysis: MapAnalysis) -> dict[str, 
         "cells_not_mapped": unmapped_cells(pmap),
         "residual": {"rms_sigma": float(z.std()), "per_cent_beyond_3_sigma": _share_beyond(z)},
         "scan_pm": _scan_levels(pmap, analysis),
-        "spread_pm": None if analysis.split is None else analysis.split.spreads(),
+        "spread_split_pm": None if analysis.split is None else analysis.split.spreads(),
         "lattice": {q.name: {"unit": q.unit, "spread": q.spread, "sigma": _typical(q.error)} for q in quantities},
         "domains": _domain_summary(analysis),
         "winding": analysis.winding._asdict(),
@@ -59,7 +59,8 @@ def domain_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     if analysis.domains is None or not walls:
         return Section("Domains and walls", text)
     found, polar = analysis.domains, analysis.domains.quantity == "polarization"
-    caption = "Cells by the direction of their domain, grey where not polar; walls numbered as in the table."
+    what = "polarization, which need not be that of the arrows" if polar else "displacement"
+    caption = f"Cells by the direction of their domain's {what}; grey where not polar; walls numbered as in the table."
     panel = Panel("Domains and walls", caption, lambda ax: draw_domains(ax, pmap, found, walls), on_image=True)
     unit = "µC/cm²" if polar else "pm of displacement"
     note = (
@@ -233,7 +234,11 @@ _LEVELS = (
     ("drift_removed", "slow drift", "Smooth shift of the lines; B and its A neighbours move together."),
     ("drift_error", "error of the drift", "What remains unknown of it."),
     ("disagreement", "halves of the lines differ by", "Large against the error: strain, not drift, moves the columns."),
-    ("jitter", "line jitter", "Shift of single lines, from the residual of the fit; 0 where none can be told."),
+    (
+        "jitter",
+        "line jitter",
+        "Of single lines, from the fit's residual; 0 if none shows. Along y no better than the model.",
+    ),
     ("jitter_error", "error of the jitter", "Where the jitter is 0, about the largest that would be missed."),
     ("remains", "jitter after a correction", "What would remain if the lines were moved back."),
 )
