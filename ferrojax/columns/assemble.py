@@ -58,7 +58,8 @@ def assemble(
     rejection, anchored = verdict
     affine = np.linalg.inv(seeds.frame) if calibration is None else np.asarray(calibration.affine, float)
     factor = misfit(data, fit, np.maximum(seeds.column, 0), rejection == ACCEPTED)
-    covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
+    with np.errstate(invalid="ignore"):  # refused columns that the fit could not place have no finite error
+        covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
     scatter = np.zeros(2)
     if anchored.any():
         scatter = scan_scatter(fit.position[anchored] @ affine.T, covariance[anchored], seeds.index[anchored])
