@@ -233,10 +233,11 @@ def test_crystals_come_from_the_library_or_from_files(tmp_path):
 
 def test_progress_is_silent_where_there_is_no_terminal():
     for terminal in (False, True):
-        console = Console(file=io.StringIO(), force_terminal=terminal)
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal)
         with progress_display(console) as progress:
             progress("fitting 9 columns")
-        written = console.file.getvalue()
+        written = file.getvalue()
         assert ("fitting 9 columns" in written) == terminal
         assert ("8%" in written) == terminal
 

@@ -96,7 +96,8 @@ def test_every_refused_column_is_counted_marked_and_explained(mapped):
     assert count.keys() <= EXPLAINED.keys() == REASON_COLOUR.keys()
     ax = Figure().subplots()
     draw_refused(ax, mapped.image, found)
-    marked = {line.get_label().split(":")[0]: len(line.get_xdata()) for line in ax.lines if ":" in line.get_label()}
+    labelled = [(str(line.get_label()), np.asarray(line.get_xdata())) for line in ax.lines]
+    marked = {label.split(":")[0]: len(x) for label, x in labelled if ":" in label}
     assert {name: n for name, n in marked.items() if name != "accepted"} == count
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+from typing import Any
 
 import h5py
 import jax.numpy as jnp
@@ -137,7 +138,7 @@ def make_domains(pmap: PolarizationMap) -> Domains:
 def test_domains_and_polarization_errors_are_written(tmp_path, small_map, extension):
     domains, path = make_domains(small_map), tmp_path / f"map.{extension}"
     write_map(path, small_map, domains)
-    file = zarr.open_group(path, mode="r") if extension == "zarr" else h5py.File(path)
+    file: Any = zarr.open_group(path, mode="r") if extension == "zarr" else h5py.File(path)
     group = file["ferrojax"] if extension == "hspy" else file
     np.testing.assert_array_equal(group["domains"]["label"][()], domains.label)
     expected = np.asarray(small_map.polarization_covariance())

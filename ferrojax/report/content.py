@@ -42,7 +42,7 @@ class Panel:
 
     title: str
     caption: str
-    draw: Callable[[Axes], None]
+    draw: Callable[[Axes], object]
     on_image: bool = False
 
 
