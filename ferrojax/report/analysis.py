@@ -69,8 +69,9 @@ class MapAnalysis(NamedTuple):
 
     @property
     def walls(self) -> tuple[Wall, ...]:
-        """The walls to believe: of a kind that the crystal has, and clear of the scatter of the cells."""
-        return () if self.domains is None else tuple(wall for wall in self.domains.walls if wall.kind)
+        """The walls to believe, longest first: of a kind that the crystal has, and clear of the cells' scatter."""
+        every = () if self.domains is None else self.domains.walls
+        return tuple(sorted((wall for wall in every if wall.kind), key=lambda wall: -len(wall.position)))
 
 
 def analyse_map(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from ferrojax.columns import FoundColumns, ScanDistortion
 from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.image import Image
-from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, add_colour_bar, add_scale_bar, show_image
+from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, Window, add_colour_bar, add_scale_bar, show_image
 
 _COLOURS = ("#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b", "#b56bff", "#ff5fc4", "#4be36b")
 REASON_COLOUR: dict[str, str] = dict(zip(REJECTIONS[1:], _COLOURS, strict=True))
@@ -33,14 +33,20 @@ def draw_refused(ax: Axes, image: Image, found: FoundColumns) -> None:
             *chosen.T, _REASON_MARK[name], color=REASON_COLOUR[name], markersize=5, markeredgecolor="black",
             markeredgewidth=0.3, label=f"{name}: {len(chosen)}",
         )  # fmt: skip
-    ax.plot([], [], ".", color="0.6", label=f"accepted: {int((reason == ACCEPTED).sum())}")
-    ax.legend(loc="upper right", fontsize=8.5, framealpha=0.9)
+    ax.plot([], [], "o", mfc="white", mec="0.4", markersize=4, label=f"accepted: {int((reason == ACCEPTED).sum())}")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8.5, frameon=False)
 
 
-def draw_residual(ax: Axes, image: Image, residual: np.ndarray) -> None:
-    """Data − model in standard deviations of the noise, with its colour bar; grey where a pixel did not count."""
+def draw_residual(ax: Axes, image: Image, residual: np.ndarray, window: Window | None = None) -> None:
+    """Data − model in standard deviations of the noise, with its colour bar; grey where a pixel did not count.
+
+    window: (x0, x1, y0, y1) px; the whole image is averaged over the pixels that fall on one of the drawing.
+    """
     ax.set_facecolor("0.7")
-    drawn = ax.imshow(residual, cmap="cmc.vik", vmin=-_LIMIT, vmax=_LIMIT, interpolation="nearest")
+    smooth = "auto" if window is None else "nearest"
+    drawn = ax.imshow(residual, cmap="cmc.vik", vmin=-_LIMIT, vmax=_LIMIT, interpolation=smooth)
+    if window is not None:
+        ax.set(xlim=window[:2], ylim=window[:1:-1])
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_aspect(float(image.sampling[0] / image.sampling[1]))

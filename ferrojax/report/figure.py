@@ -22,7 +22,6 @@ STYLE = {
     "axes.spines.right": False,
     "svg.hashsalt": "ferrojax",
 }
-ZOOM_CELLS = 7
 WIDTH, ROW = 17.0, 5.1  # inches
 ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."
 
@@ -89,7 +88,8 @@ def panel_figure(panel: Panel, width: float = 5.4, flat: float = 1.0) -> Figure:
 def image_panels(report: MapReport) -> tuple[Panel, ...]:
     """The image with every column, a close-up, and how large the displacements are."""
     points = column_points(report)
-    window = close_up(report, points)
+    most = max((len(at) for at in points.values()), default=200)
+    window = panels.middle_window(report.image.data.shape, most)
     image = calibrated(report)
     return (
         Panel(
@@ -150,12 +150,3 @@ def calibrated(report: MapReport) -> Image:
         return report.image
     affine = np.asarray(calibration.affine)
     return Image(report.image.data, (affine[1, 1], affine[0, 0]), name=report.image.name)
-
-
-def close_up(report: MapReport, points: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
-    """(x0, x1, y0, y1) pixels around the middle, a few cells wide whatever the magnification."""
-    rows, cols = report.image.data.shape
-    most = max((len(at) for at in points.values()), default=200)
-    half = min(ZOOM_CELLS / 2 * np.sqrt(rows * cols / max(most, 1)), rows / 2, cols / 2)
-    x, y = cols / 2, rows / 2
-    return x - half, x + half, y - half, y + half

@@ -77,16 +77,12 @@ def draw_domains(ax: Axes, pmap: PolarizationMap, found: DomainMap, walls: Seque
     colour = np.where((label >= 0)[..., None], direction_colours(variant[np.maximum(label, 0)], 1.0), 0.82)
     ax.add_collection(PolyCollection(list(outlines(at)[valid]), facecolors=colour[valid], linewidths=0))
     for number, wall in enumerate(walls, 1):
-        points = wall.position[np.argsort(wall.position @ _along(wall.position))]
-        ax.plot(*points.T, color="black", lw=2.2, solid_capstyle="round")
+        points = wall.position
+        middle = points[np.linalg.norm(points - points.mean(0), axis=1).argmin()]
+        ax.plot(*points.T, "o", color="black", markersize=2.5, markeredgewidth=0)
         ax.annotate(
-            str(number), points[len(points) // 2], color="white", fontsize=9, ha="center", va="center",
+            str(number), (middle[0], middle[1]), color="white", fontsize=9, ha="center", va="center",
             bbox={"boxstyle": "circle,pad=0.2", "fc": "black", "ec": "none"},
         )  # fmt: skip
     frame_cells(ax, at)
     add_scale_bar(ax, 0.1)
-
-
-def _along(points: np.ndarray) -> np.ndarray:
-    """The direction in which points extend most."""
-    return np.linalg.svd(points - points.mean(0), full_matrices=False)[2][0]

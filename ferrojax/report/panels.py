@@ -13,12 +13,14 @@ from ferrojax.image import Image
 from ferrojax.polarization import PolarizationMap, displacement_statistics
 from ferrojax.report.colour import direction_colours, draw_wheel
 
+Window = tuple[float, float, float, float]
 PM = 100.0  # pm per Å
 FLAT = 2.2
 """Width over height from which panels on the image get a row of their own."""
 SITE_COLOUR = {"A": "#ffb000", "B": "#00d0ff", "O": "#ff5a7a"}
 CELL_TINT = 0.55  # a cell is a paler, its arrow a darker shade of the direction's colour
 ARROW_SHADE = 0.72
+ZOOM_CELLS = 7
 MAP_COLOUR = ("#3b4a8c", "#c4572b", "#2f8f6b", "#8a6fb0")
 
 
@@ -33,9 +35,7 @@ def sigma_pm(pmap: PolarizationMap) -> np.ndarray:
     return PM * np.sqrt(np.where(np.asarray(pmap.valid), variance, np.nan))
 
 
-def draw_columns(
-    ax: Axes, image: Image, points: Mapping[str, np.ndarray], window: tuple[float, float, float, float] | None
-) -> None:
+def draw_columns(ax: Axes, image: Image, points: Mapping[str, np.ndarray], window: Window | None) -> None:
     """The image with its fitted columns, (n, 2) pixels (x, y) by site; window is (x0, x1, y0, y1) pixels."""
     show_image(ax, image, window)
     for site, at in points.items():
@@ -47,7 +47,15 @@ def draw_columns(
     ax.legend(loc="upper right", fontsize=9, framealpha=0.85, markerscale=3 if window is None else 0.7)
 
 
-def show_image(ax: Axes, image: Image, window: tuple[float, float, float, float] | None) -> None:
+def middle_window(shape: tuple[int, ...], cells: int) -> Window:
+    """(x0, x1, y0, y1) pixels around the middle of an image of so many cells: a few cells wide at any magnification."""
+    rows, cols = shape
+    half = min(ZOOM_CELLS / 2 * np.sqrt(rows * cols / max(cells, 1)), rows / 2, cols / 2)
+    x, y = cols / 2, rows / 2
+    return x - half, x + half, y - half, y + half
+
+
+def show_image(ax: Axes, image: Image, window: Window | None) -> None:
     """The image, or a window (x0, x1, y0, y1) px of it, with its scale bar."""
     data = np.asarray(image.data)
     low, high = np.nanpercentile(data, (0.5, 99.7))

@@ -10,10 +10,12 @@ from ferrojax.report import checks
 from ferrojax.report.analysis import SIGNIFICANT, MapAnalysis, refused_columns, unmapped_cells
 from ferrojax.report.content import Panel, Section, Table
 from ferrojax.report.lattice_panels import draw_domains, lattice_quantities, quantity_panel
+from ferrojax.report.panels import middle_window
 
 FAR = 3.0
 """Standard deviations beyond which pixels are counted; 0.27 % of normal ones are."""
 PER_CENT_FAR = 0.27
+MOST_WALLS = 20
 
 
 def analysis_sections(image: Image, pmap: PolarizationMap, analysis: MapAnalysis) -> list[Section]:
@@ -61,14 +63,18 @@ def domain_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     found, polar = analysis.domains, analysis.domains.quantity == "polarization"
     what = "polarization, which need not be that of the arrows" if polar else "displacement"
     caption = f"Cells by the direction of their domain's {what}; grey where not polar; walls numbered as in the table."
-    panel = Panel("Domains and walls", caption, lambda ax: draw_domains(ax, pmap, found, walls), on_image=True)
+    panel = Panel(
+        "Domains and walls", caption, lambda ax: draw_domains(ax, pmap, found, walls[:MOST_WALLS]), on_image=True
+    )
     unit = "µC/cm²" if polar else "pm of displacement"
     note = (
         "Charge: what the wall binds, (P₁ − P₂)·n. The width is 2ξ of tanh(s/ξ); a tilt of the wall against the beam "
         "widens it. Errors hold the scatter of the cells only."
     )
     header = ("wall", "type", "angle shown", "width (pm)", f"charge ({unit})", "character", "step over scatter")
-    table = Table("Walls", header, [_wall_row(k, wall) for k, wall in enumerate(walls, 1)], note)
+    if len(walls) > MOST_WALLS:
+        note = f"The {MOST_WALLS} longest of {len(walls)}. {note}"
+    table = Table("Walls", header, [_wall_row(k, wall) for k, wall in enumerate(walls[:MOST_WALLS], 1)], note)
     return Section("Domains and walls", text, [table], [panel])
 
 
@@ -185,6 +191,7 @@ def refused_section(image: Image, pmap: PolarizationMap, analysis: MapAnalysis) 
 def residual_section(image: Image, analysis: MapAnalysis) -> Section:
     """What the fitted image leaves over, in units of the noise."""
     residual, found = analysis.residual, analysis.found
+    window = middle_window(residual.shape, int(np.unique(found.columns.lattice_index, axis=0).shape[0]))
     z = residual[np.isfinite(residual)]
     text = [
         f"The residual is {z.std():.2f} σ of the noise (rms), and {_share_beyond(z):.2f} % of the pixels lie beyond "
@@ -193,8 +200,12 @@ def residual_section(image: Image, analysis: MapAnalysis) -> Section:
     ]
     panels = [
         Panel(
-            "Residual", "Data minus fitted image in units of the noise; a regular pattern is what the model misses.",
+            "Residual", "Data minus fitted image in units of the noise.",
             lambda ax: checks.draw_residual(ax, image, residual), on_image=True,
+        ),
+        Panel(
+            "Residual, close-up", "Around the middle: a pattern that every column repeats is what the model misses.",
+            lambda ax: checks.draw_residual(ax, image, residual, window),
         ),
         Panel(
             "Residual of pixels", "Beside the normal law; tails are misfit or outliers.",
