@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ferrojax.columns.model import ImageModel, Parameters, curvature, window_pixels
+from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
 _BATCH = 512
 _INNER = 30
@@ -41,7 +41,7 @@ class Normal(eqx.Module):
 
 
 def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
-    """(n, 6, 6): derivative by parameter a = Gaussian of unit height × rows[a] · (1, dx, dy, dx², dx dy, dy²)."""
+    """(n, 6, 6): the derivative by parameter a is rows[a] · basis."""
 
     def one(amplitude, shape):
         a, b, c = curvature(shape)
@@ -60,12 +60,11 @@ def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
     return jax.vmap(one)(p.amplitude, p.shape)
 
 
-def basis(position, shape, x, y) -> Float[Array, "6 rows cols"]:
-    """Gaussian of unit height × (1, dx, dy, dx², dx dy, dy²) on pixels x (cols,) and y (rows,)."""
+def basis(position, shape, halo, x, y) -> Float[Array, "6 rows cols"]:
+    """The profile, and its slope × (dx, dy, dx², dx dy, dy²), on pixels x (cols,) and y (rows,)."""
     dx, dy = jnp.broadcast_arrays(x[None, :] - position[0], y[:, None] - position[1])
-    a, b, c = curvature(shape)
-    height = jnp.exp(-0.5 * (a * dx**2 + 2 * b * dx * dy + c * dy**2))
-    return height * jnp.stack([jnp.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2])
+    height, slope = profile(quadratic(position, shape, x, y), halo)
+    return jnp.stack([height, slope * dx, slope * dy, slope * dx**2, slope * dx * dy, slope * dy**2])
 
 
 def binned(values: Float[Array, "*batch m"], step: int) -> Float[Array, "*batch k"]:
@@ -78,16 +77,14 @@ def gradient(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols
     x, y = window_pixels(model, p.position.dtype)
 
     def one(item):
-        position, shape, x, y, r = item
+        position, shape, halo, x, y, r = item
         dx, dy = x - position[0], y - position[1]
-        a, b, c = curvature(shape)
-        e = r * jnp.exp(-0.5 * (a * dx[None] ** 2 + 2 * b * dx[None] * dy[:, None] + c * dy[:, None] ** 2))
-        by_row = jnp.stack([e.sum(1), e @ dx, e @ dx**2])  # moments in x of every row
-        one, first = jnp.ones_like(dy), by_row @ dy
-        zeroth = by_row @ one
-        return jnp.stack([zeroth[0], zeroth[1], first[0], zeroth[2], first[1], by_row[0] @ dy**2])
+        height, slope = profile(quadratic(position, shape, x, y), halo)
+        e = r * slope
+        zeroth, first, second = e.sum(1), e @ dx, e @ dx**2  # moments in x of every row
+        return jnp.stack([(r * height).sum(), first.sum(), zeroth @ dy, second.sum(), first @ dy, zeroth @ dy**2])
 
-    moments = jax.vmap(one)((p.position, p.shape, x, y, model.cut(weighted)))
+    moments = jax.vmap(one)((p.position, p.shape, model.halo, x, y, model.cut(weighted)))
     columns = jnp.einsum("nab,nb->na", to_parameters(p), moments) * model.free[:, None]
     return columns, model.rows.T @ weighted @ model.cols
 
@@ -106,17 +103,17 @@ def normal_blocks(
     spline_y, spline_x = _local_splines(model, step)
 
     def column(item):
-        position, shape, t, x, y, w, sy, sx = item
-        b = t @ basis(position, shape, x, y).reshape(6, -1)
+        position, shape, halo, t, x, y, w, sy, sx = item
+        b = t @ basis(position, shape, halo, x, y).reshape(6, -1)
         bw = b * w.ravel()
         return bw @ b.T, jnp.einsum("ayx,yp,xq->apq", bw.reshape(6, *w.shape), sy, sx)
 
-    own, cross = lax.map(column, (p.position, p.shape, rows, x, y, w, spline_y, spline_x), batch_size=_BATCH)
+    items = (p.position, p.shape, model.halo, rows, x, y, w, spline_y, spline_x)
+    own, cross = lax.map(column, items, batch_size=_BATCH)
 
     def pair(edge):
         i, j = edge
-        a = rows[i] @ basis(p.position[i], p.shape[i], x[i], y[i]).reshape(6, -1)
-        b = rows[j] @ basis(p.position[j], p.shape[j], x[i], y[i]).reshape(6, -1)
+        a, b = (rows[k] @ basis(p.position[k], p.shape[k], model.halo[k], x[i], y[i]).reshape(6, -1) for k in (i, j))
         return (a * w[i].ravel()) @ b.T
 
     pairs = lax.map(pair, model.edge, batch_size=_BATCH)
