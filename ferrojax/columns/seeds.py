@@ -21,7 +21,6 @@ from ferrojax.errors import InputError
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
-_CLEAR = 0.08  # of the strongest column's HAADF strength
 _SEPARABLE = 0.8  # Å
 
 
@@ -95,10 +94,10 @@ def seed_columns(
     lat.check_fit(orientation.frame * work.step, motif, sampling)
     scale = float(np.sqrt(np.linalg.det(orientation.frame)))
     even, soft = even * orientation.polarity, soft * orientation.polarity
-    found = find_cells(even, work.trusted, motif, orientation, gap * scale)
-    if len(found.cells.index) < MIN_CELLS:
-        raise too_few(len(found.cells.index))
-    cells, even = clearer(found.cells, motif, (even, soft), gap * scale)
+    cells = find_cells(even, work.trusted, motif, orientation, gap * scale)
+    if len(cells.index) < MIN_CELLS:
+        raise too_few(len(cells.index))
+    cells, even = clearer(cells, motif, (even, soft), gap * scale)
     return _seeds(data, work, even, motif, orientation, cells, mode is not None)
 
 
@@ -107,6 +106,7 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
     lattice = np.median(cells.lattice, 0)
     frame = lattice.T @ np.linalg.inv(motif.lattice.T)
     visible = _visible(even, cells, motif, orientation, told)
+    orientation = orientation._replace(mode=_contrast_name(motif, orientation, visible, told))
     gap = column_gap(motif, visible) * float(np.sqrt(np.linalg.det(frame)))
     length = np.linalg.norm(lattice, axis=1)
     view = View(even, work.trusted, *find_peaks(even, max(0.3 * gap, 1.0), -np.inf), gap, float(length.max()))
@@ -130,10 +130,9 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
 def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bool) -> list[int]:
     """Columns of the motif to seed: strong ones, and pure oxygen and other faint ones where they show, or where the
     mode that was told shows them."""
-    clear = motif.strength >= _CLEAR * motif.strength.max()
+    clear = _clear(motif)
     shown = np.full(len(clear), orientation.mode != "HAADF") if told else resolved(even, cells, motif)
-    cation = np.array([name != "O" for name in motif.label])
-    visible = separable(motif, [int(k) for k in np.nonzero((clear & cation) | shown)[0]])
+    visible = separable(motif, [int(k) for k in np.nonzero(clear | shown)[0]])
     if told:
         return visible
     if orientation.polarity < 0 and not any(motif.label[k] == "O" for k in visible):
@@ -171,10 +170,15 @@ def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndar
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:
     """Å, the nearest distance between two of these columns; of all that HAADF shows if none are given."""
     if columns is None:
-        clear = motif.strength >= _CLEAR * motif.strength.max()
-        columns = separable(motif, [i for i in range(len(motif.label)) if clear[i]])
+        columns = separable(motif, [int(k) for k in np.nonzero(_clear(motif))[0]])
     distance = _distances(motif, columns)
     return float(distance[distance > 1e-3].min())
+
+
+def _clear(motif: Motif) -> np.ndarray:
+    """(columns,) what HAADF shows: cations above 8 % of the strongest column, anions above 20 %."""
+    least = np.where(np.array(motif.label) == "O", 0.2, 0.08)
+    return motif.strength >= least * motif.strength.max()
 
 
 def separable(motif: Motif, columns: list[int]) -> list[int]:
@@ -192,6 +196,13 @@ def _distances(motif: Motif, columns: list[int]) -> np.ndarray:
     offset = motif.offset[columns]
     cells = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
     return np.linalg.norm(offset[:, None, None] - offset[None, :, None] - cells, axis=-1)
+
+
+def _contrast_name(motif: Motif, orientation, visible: list[int], told: bool) -> str:
+    """The mode that was told; else ABF where columns are dark, iDPC where columns show that HAADF would not."""
+    if told or orientation.polarity < 0:
+        return orientation.mode
+    return "iDPC" if (~_clear(motif))[visible].any() else "HAADF"
 
 
 def _assembled(
