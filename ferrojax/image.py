@@ -83,3 +83,27 @@ def _steps(field: str, value, unit: str, dtype) -> Array:
     if isinstance(step, np.ndarray) and not (np.isfinite(step).all() and (step > 0).all()):
         raise InputError(field, value, f"must be positive, in {unit} per pixel", "e.g. (0.2, 0.2)")
     return jnp.asarray(step, dtype=dtype)
+
+
+def saturated_pixels(data, minimum: bool = False) -> np.ndarray:
+    """Where the detector or a file format cut off the intensity: bool like data (..., rows, cols).
+
+    minimum: test the smallest value too; only for images without vacuum, whose equal pixels look the same.
+    An extreme value is a cut-off where at least 8 pixels have it and more than three times as many as any of the
+    five values next to it: a histogram of counts, Poisson or not, falls off towards its ends, a cut one piles up.
+    Unseen: clipping before frames were averaged or the image was filtered. A noise-free image whose brightest part
+    is exactly constant is taken for saturated.
+    """
+    data = np.asarray(data)
+    value, count = np.unique(data[np.isfinite(data)], return_counts=True)
+    cut = np.zeros(data.shape, bool)
+    if _piles_up(count[::-1]):
+        cut |= data == value[-1]
+    if minimum and _piles_up(count):
+        cut |= data == value[0]
+    return cut
+
+
+def _piles_up(count: np.ndarray) -> bool:
+    """count: pixels of every value, from the extreme one inwards."""
+    return bool(len(count) > 1 and count[0] >= 8 and count[0] > 3 * count[1:6].max())

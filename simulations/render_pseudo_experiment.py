@@ -1,6 +1,6 @@
 """The pseudo-experiment: render a polar field with abTEM, then record it as a microscope would.
 
-usage: python simulations/render_pseudo_experiment.py render RAW.npz     (about 10 minutes a configuration on 2 cores)
+usage: python simulations/render_pseudo_experiment.py render RAW.npz [PLAN.yaml]   (10 minutes a configuration, 2 cores)
        python simulations/render_pseudo_experiment.py record RAW.npz OUT.npz
 RAW holds `image` (rows, cols), the mean over frozen configurations, `spread` (its standard error), `field`
 (ny, nx, 3) Å, and grows after each configuration, so that an interrupted run keeps what it has. OUT is what
@@ -121,7 +121,8 @@ def _truth(field: np.ndarray, box: np.ndarray, geometry: ScanGeometry, repeat: i
 
 
 if __name__ == "__main__":
-    settings = yaml.safe_load(PLAN.read_text())
+    given = Path(sys.argv[3]) if sys.argv[1] == "render" and len(sys.argv) > 3 else PLAN
+    settings = yaml.safe_load(given.read_text())
     if sys.argv[1] == "render":
         render(settings, sys.argv[2])
     else:

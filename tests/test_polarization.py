@@ -94,6 +94,7 @@ def test_map_returns_the_shift_in_image_axes(phantom):
         "image": "image",
         "crystal": "BaTiO3",
         "zone": "0 0 1",
+        "response": "born",
         "method": "column fit",
     }
 
@@ -154,6 +155,18 @@ def test_map_polarization_follows_the_displacement(phantom):
     displacement = np.asarray(pmap.displacement)[valid]
     per_angstrom = float(polarization_from_displacement(BATIO3, jnp.array([1.0, 0, 0]))[0])
     np.testing.assert_allclose(np.asarray(pmap.polarization)[valid], per_angstrom * displacement, rtol=1e-3)
+
+
+def test_the_error_of_the_response_is_in_the_covariance(phantom):
+    _, pmap = phantom
+    at = tuple(np.argwhere(np.asarray(pmap.valid))[0])
+    assert pmap.response_error == BATIO3.response_error
+    by_default, without = pmap.polarization_covariance(), pmap.polarization_covariance(0.0)
+    assert by_default is not None
+    assert without is not None
+    p = np.asarray(pmap.polarization)[at]
+    expected = (pmap.response_error or 0.0) ** 2 * np.outer(p, p)
+    np.testing.assert_allclose(np.asarray(by_default[at] - without[at]), expected, rtol=1e-2, atol=1e-8)
 
 
 def test_non_polar_crystal_has_no_polarization_but_a_map():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from ferrojax.constants import wavelength
 from ferrojax.errors import InputError
+from ferrojax.image import DiffractionScan, saturated_pixels
 from ferrojax.io import read
 
 DEMO_IMAGE = Path(str(files("ferrojax.data"))) / "BTO_crystal_1.dm4"
@@ -52,7 +54,7 @@ def test_units_become_angstrom(tmp_path, unit, size):
     np.testing.assert_allclose(np.asarray(read(path).sampling), 0.2, rtol=1e-6)
 
 
-def write_hspy(path, data, axes):
+def write_hspy(path, data, axes, names="yxzt"):
     with h5py.File(path, "w") as file:
         file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
         group = file.create_group("Experiments/scan")
@@ -60,7 +62,7 @@ def write_hspy(path, data, axes):
         group.create_dataset("data", data=data)
         for i, (scale, unit) in enumerate(axes):
             axis = group.create_group(f"axis-{i}")
-            axis.attrs.update({"name": "yxzt"[i], "scale": scale, "units": unit, "size": data.shape[i], "offset": 0.0})
+            axis.attrs.update({"name": names[i], "scale": scale, "units": unit, "size": data.shape[i], "offset": 0.0})
             axis.attrs.update({"navigate": False, "_type": "UniformDataAxis"})
         for name in (
             "metadata",
@@ -115,7 +117,8 @@ def test_plain_tiff_needs_sampling(tmp_path):
         (PICTURE[0], "not two-dimensional"),
         (PICTURE[:1], "a line"),
         (np.stack([PICTURE] * 3), "a stack"),
-        (np.zeros((2, 3, 4, 5)), "a stack"),
+        (np.zeros((2, 3, 4, 5)), "is constant"),
+        (np.zeros((2, 2, 3, 4, 5)), "series of diffraction scans"),
         (PICTURE + 1j, "real numbers"),
         (np.array([["a", "b"]] * 2), "real numbers"),
         (np.zeros((0, 5)), "a line"),
@@ -173,9 +176,9 @@ def test_bad_sampling(tmp_path, sampling):
         ("example_image.emd", "no calibration"),
         ("example2_v3.1.hspy", "no calibration"),
         ("20241021_00405_final.mrc", "constant"),
-        ("fei_example_tem_stack.emd", "stack"),
-        ("Si100_4D.emd", "stack"),
-        ("py4DSTEM_size2x3x4x5.h5", "cannot be read"),
+        ("fei_example_tem_stack.emd", "stack of 2 frames.*stack=True"),
+        ("Si100_4D.emd", "series of diffraction scans.*stack=True"),
+        ("py4DSTEM_size2x3x4x5.h5", "only with the beam energy.*energy="),
     ],
 )
 def test_vendor_files_that_are_refused(reference_data, name, message):
@@ -196,3 +199,152 @@ def test_contrast_on_a_large_offset_and_huge_values_survive(tmp_path):
         np.savez(tmp_path / f"{name}.npz", image=values, sampling=0.2)
         data = np.asarray(read(tmp_path / f"{name}.npz").data, float)
         assert np.corrcoef(data.ravel(), PICTURE.ravel())[0, 1] > 0.999
+
+
+def test_a_series_is_read_where_asked(tmp_path, reference_data):
+    frames = rng.random((3, 20, 30))
+    path = save(tmp_path / "frames.npz", frames, sampling=0.2)
+    np.testing.assert_allclose(np.asarray(read(path, stack=True).data), frames, rtol=1e-6)
+    assert read(save(tmp_path / "one.npz", sampling=0.2), stack=True).data.shape == (1, 20, 30)
+    image = read(reference_data / "vendor_files" / "fei_example_tem_stack.emd", stack=True)
+    assert image.data.shape == (2, 3, 3)
+    np.testing.assert_allclose(np.asarray(image.sampling), 0.08172883, rtol=1e-6)
+
+
+def test_one_signal_of_several_by_name_or_number(tmp_path):
+    path = tmp_path / "both.npz"
+    np.savez(path, adf=PICTURE, abf=1 - PICTURE, pixel_size_nm=0.01)
+    with pytest.raises(InputError, match=r"it holds adf \(20, 30\), abf \(20, 30\).*signal="):
+        read(path)
+    for name in ("ABF", "abf", 1):
+        np.testing.assert_allclose(np.asarray(read(path, signal=name).data), 1 - PICTURE, atol=1e-6)
+    with pytest.raises(InputError, match=r"names 0 of the signals in both\.npz: adf"):
+        read(path, signal="HAADF")
+
+
+def test_signals_of_a_vendor_file(tmp_path):
+    """As a Velox file with two detectors: what RosettaSciIO returns has a title a signal."""
+    path = tmp_path / "two.hspy"
+    write_hspy(path, PICTURE, [(0.02, "nm")] * 2)
+    with h5py.File(path, "a") as file:
+        file.copy("Experiments/scan", "Experiments/other")
+        for group, title in (("scan", "HAADF"), ("other", "BF")):
+            file[f"Experiments/{group}/metadata/General"].attrs["title"] = title
+        del file["Experiments/other/data"]
+        file["Experiments/other/data"] = 1 - PICTURE
+    with pytest.raises(InputError, match=r"holds 2 signals: .*HAADF.*choose one"):
+        read(path)
+    np.testing.assert_allclose(np.asarray(read(path, signal="bf").data), 1 - PICTURE, atol=1e-6)
+
+
+def test_axes_named_x_before_y_are_transposed(tmp_path):
+    path = tmp_path / "turned.hspy"
+    write_hspy(path, PICTURE, [(0.02, "nm"), (0.03, "nm")], names="xy")
+    image = read(path)
+    np.testing.assert_allclose(np.asarray(image.data), PICTURE.T, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(image.sampling), (0.3, 0.2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ([(0.02, "nm"), (0.2, "nm")], "far from square"),
+        ([(0.02, "nm"), (0.02, "1/nm")], "diffraction pattern or a Fourier transform"),
+        ([(0.02, "mrad"), (0.02, "mrad")], "diffraction pattern or a Fourier transform"),
+        ([(2.0, "mm"), (2.0, "mm")], "print resolution"),
+    ],
+)
+def test_calibrations_that_cannot_be(tmp_path, axes, message):
+    path = tmp_path / "scan.hspy"
+    write_hspy(path, PICTURE, axes)
+    with pytest.raises(InputError, match=message) as error:
+        read(path)
+    assert "--sampling" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit"), [("nm", 10.0), ("pm", 0.01), ("micron", 1e4), ("\\u00B5m", 1e4), ("Å", 1.0)]
+)
+def test_imagej_tiff(tmp_path, unit, per_unit):
+    """Pixels of 0.2 Å along x and 0.3 Å along y in any unit that ImageJ writes."""
+    path = tmp_path / "scan.tif"
+    metadata = {"unit": unit.replace("Å", "angstrom")}
+    resolution = per_unit / 0.2, per_unit / 0.3
+    tifffile.imwrite(path, PICTURE.astype(np.float32), imagej=True, resolution=resolution, metadata=metadata)
+    np.testing.assert_allclose(np.asarray(read(path).sampling), (0.3, 0.2), rtol=1e-5)
+
+
+def test_tiff_resolution_unit(tmp_path):
+    path = tmp_path / "scan.tif"
+    data = PICTURE.astype(np.float32)
+    tifffile.imwrite(path, data, resolution=(5e8, 5e8), resolutionunit="CENTIMETER")
+    np.testing.assert_allclose(np.asarray(read(path).sampling), 0.2, rtol=1e-5)
+    tifffile.imwrite(path, data, resolution=(300, 300), resolutionunit="INCH")
+    with pytest.raises(InputError, match=r"print resolution.*84\.67 µm.*--sampling"):
+        read(path)
+
+
+def test_diffraction_scan_in_npz(tmp_path):
+    data = rng.random((3, 4, 6, 5))
+    path = save(tmp_path / "scan.npz", data, sampling=0.5, angular_sampling=(1.5, 1.0))
+    scan = read(path)
+    assert isinstance(scan, DiffractionScan)
+    np.testing.assert_allclose(np.asarray(scan.data), data, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(scan.angular_sampling), (1.5, 1.0))
+    again = read(path, angular_sampling=2.0)
+    assert isinstance(again, DiffractionScan)
+    np.testing.assert_allclose(np.asarray(again.angular_sampling), 2.0)
+    with pytest.raises(InputError, match=r"angle.*angular_sampling="):
+        read(save(tmp_path / "bare.npz", data, sampling=0.5))
+
+
+def test_reciprocal_pixels_become_angles_with_the_beam_energy(reference_data):
+    path = reference_data / "vendor_files" / "py4DSTEM_size2x3x4x5.h5"
+    scan = read(path, energy=300e3)
+    assert isinstance(scan, DiffractionScan)
+    assert scan.data.shape == (2, 3, 4, 5)
+    np.testing.assert_allclose(np.asarray(scan.sampling), 1.26796875, rtol=1e-6)
+    expected = 0.044251566616087125 * wavelength(300e3) * 1e3
+    np.testing.assert_allclose(np.asarray(scan.angular_sampling), expected, rtol=1e-6)
+    with pytest.raises(InputError, match="positive number"):
+        read(path, energy=-1.0)
+
+
+def test_zero_beam_comes_to_the_centre(reference_data):
+    """The file's axis has its zero on pixel 4 of 8: the first row and column go."""
+    scan = read(reference_data / "vendor_files" / "Si100_4D.emd", stack=True, energy=100e3)
+    assert isinstance(scan, DiffractionScan)
+    assert scan.data.shape == (2, 11, 11, 7, 7)
+    mean = np.asarray(scan.data).mean((0, 1, 2))
+    y, x = scan.angle
+    assert abs(float((mean.sum(1) * y).sum() / mean.sum())) < 0.02 * float(y[-1])
+    assert abs(float((mean.sum(0) * x).sum() / mean.sum())) < 0.02 * float(x[-1])
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 3.0, 40.0, 5000.0])
+def test_counts_are_not_saturated(rate):
+    """Columns of Poisson counts beside a vacuum, at any dose, as integers or scaled."""
+    y, x = np.mgrid[:200, :300]
+    columns = np.exp(-((y % 20 - 10) ** 2 + (x % 20 - 10) ** 2) / 20) * (x > 100)
+    counts = np.random.default_rng(3).poisson(rate * columns)
+    assert not saturated_pixels(counts).any()
+    assert not saturated_pixels(counts * 0.37 + 2.0).any()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_cut_off_intensities_are_found(kind):
+    y, x = np.mgrid[:200, :300]
+    columns = 20 + 200 * np.exp(-((y % 20 - 10) ** 2 + (x % 20 - 10) ** 2) / 20)
+    data = np.random.default_rng(4).normal(columns, 6).clip(30, 190).astype(kind)
+    np.testing.assert_array_equal(saturated_pixels(data), data == data.max())
+    both = saturated_pixels(data, minimum=True)
+    np.testing.assert_array_equal(both, (data == data.max()) | (data == data.min()))
+    assert both.mean() > 0.02
+    assert not saturated_pixels(data * 0).any()
+
+
+def test_real_images_are_not_saturated(reference_data):
+    archive = np.load(reference_data / "sto110_adf_abf" / "sto110_adf_abf.npz")
+    for name in ("adf", "abf"):
+        assert saturated_pixels(archive[name]).mean() < 1e-4
+    assert not saturated_pixels(np.asarray(read(DEMO_IMAGE).data)).any()

@@ -72,7 +72,7 @@ def null_statistics(maps: dict[str, dict]) -> dict[str, Any]:
     return {
         "mean": np.asarray(found["mean"]).tolist(),
         "sd": np.asarray(found["spread"]).tolist(),
-        "mean_error": (np.asarray(found["spread"]) / np.sqrt(found["n"])).tolist(),
+        "mean_error": np.asarray(found["mean_error"]).tolist(),
         "cells": found["n"],
     }
 

@@ -1,7 +1,7 @@
 """From an image to fitted, indexed and calibrated columns."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, Columns
 from ferrojax.columns.fit import FitSettings, fit_columns
 from ferrojax.columns.noise import Noise
+from ferrojax.columns.oxygen import hidden_oxygen
 from ferrojax.columns.pixels import saturated_pixels
 from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.columns.template import anchor
@@ -24,10 +25,21 @@ _KNOTS = 3.0
 _ONE_IMAGE = "pass one two-dimensional image"
 
 
+class FindOptions(TypedDict, total=False):
+    """Keywords of `find_columns`."""
+
+    mode: str | None
+    noise: Noise | None
+    core: float | None
+    oxygen: bool
+    progress: Callable[[str], None] | None
+
+
 class _Options(NamedTuple):
     mode: str | None
     noise: Noise | None
     core: float | None
+    oxygen: bool
     progress: Callable[[str], None]
 
 
@@ -39,6 +51,7 @@ def find_columns(
     mode: str | None = None,
     noise: Noise | None = None,
     core: float | None = CORE,
+    oxygen: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Columns:
     """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
@@ -49,20 +62,22 @@ def find_columns(
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
     core: pixels farther from every column than this share of the nearest distance between columns do not count
     (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
+    oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, so that it does not pull B
+    along. Right for a dark field in focus and a sample that follows that mode.
     progress: called with a word before every stage.
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
     than 12 cells are complete.
     """
     data = image_data(image)
     sampling = np.asarray(image.sampling, float)
-    options = _Options(mode, noise, core, progress or (lambda _: None))
+    options = _Options(mode, noise, core, oxygen, progress or (lambda _: None))
     options.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
         return _unlabelled(data, sampling, options)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, motif, options)
+    return _labelled(data, sampling, (crystal, motif), options)
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -85,14 +100,18 @@ def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
     return FitSettings(knots * seeds.scale, noise=options.noise, core=core)
 
 
-def _labelled(data: np.ndarray, sampling: np.ndarray, motif: Motif, options: _Options) -> Columns:
+def _labelled(data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal, Motif], options: _Options) -> Columns:
+    crystal, motif = seen_along
     seeds = seed_columns(data, sampling, motif, options.mode)
     options.progress(f"fitting {len(seeds.site)} columns")
     settings = _settings(_KNOTS * float(np.linalg.norm(motif.lattice, axis=1).max()), seeds, options)
     start = np.concatenate([seeds.position, seeds.stray])
     group = np.concatenate([seeds.column, np.full(len(seeds.stray), len(motif.label))])
     bright = seeds.polarity * data
-    fitted = fit_columns(bright, start, group, settings, ~saturated_pixels(bright))
+    satellites = hidden_oxygen(seeds, crystal, motif) if options.oxygen else None
+    fitted = fit_columns(bright, start, group, settings, ~saturated_pixels(bright), satellites)
+    if satellites is not None:
+        fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
     options.progress("checking columns")
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]

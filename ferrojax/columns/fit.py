@@ -1,6 +1,5 @@
 """Columns of an image fitted together, starting from seeds."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from ferrojax.columns.likelihood import Fit, ShapePrior, maximum_likelihood
 from ferrojax.columns.model import ImageModel, Parameters, plan_model
 from ferrojax.columns.noise import Noise
+from ferrojax.columns.oxygen import Satellites
 
-_COUNT = 256
+_COUNT = 512
 """Columns and overlaps come in multiples, so that few programs are compiled."""
 _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
@@ -28,7 +28,6 @@ class FitSettings(NamedTuple):
     core: px; pixels farther from every column do not count (None: all do), because there a real image has what the
     model does not draw: wide tails and faint columns.
     noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
-    tie: sets held columns from the fitted ones between rounds.
     """
 
     knots: float
@@ -37,7 +36,6 @@ class FitSettings(NamedTuple):
     noise: Noise | None = None
     reach: float = 4.5
     rounds: int = 4
-    tie: Callable[[Parameters], Parameters] | None = None
 
 
 class FittedColumns(NamedTuple):
@@ -72,26 +70,37 @@ def fit_columns(
     group: Int[np.ndarray, " n"],
     settings: FitSettings,
     mask: Bool[np.ndarray, "rows cols"] | None = None,
+    satellites: Satellites | None = None,
 ) -> FittedColumns:
     """Fit every column of an image, neighbours and background included.
 
     start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
     Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their
-    group, those farther off are only drawn.
+    group, those farther off are only drawn. satellites: of the columns in `start`, drawn too.
     """
+    if satellites is not None:
+        satellites = satellites._replace(first=len(start))
     inside = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
     width = guess_width(data, start[inside], group[inside])
-    model, first, group, inside = _plan(data, start, group, inside, width, settings)
+    model, first, group, inside = _plan(data, (start, satellites), group, inside, width, settings)
     level, scale = float(np.median(data)), float(np.ptp(np.percentile(data, (1, 99.5)))) or 1.0
     real = jnp.result_type(float)
     unit = jnp.asarray((data - level) / scale, real)
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
     shapes = ShapePrior(group, inside, settings.spread)
     seen = None if mask is None else jnp.asarray(mask)
-    held = _Held(np.asarray(model.free), inside, group, settings.tie)
+    held = _Held(np.asarray(model.free), inside, group, satellites)
     core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
     fit = maximum_likelihood(
-        model, unit, first, shapes=shapes, noise=noise, mask=seen, core=core, tie=held, rounds=settings.rounds
+        model,
+        unit,
+        first,
+        shapes=shapes,
+        noise=noise,
+        mask=seen,
+        core=core,
+        tie=held,
+        rounds=settings.rounds if satellites is None else 2 * settings.rounds,
     )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
 
@@ -102,7 +111,7 @@ class _Held(NamedTuple):
     free: np.ndarray
     inside: np.ndarray
     group: np.ndarray
-    tie: Callable[[Parameters], Parameters] | None
+    satellites: Satellites | None
 
     def __call__(self, p: Parameters) -> Parameters:
         amplitude, shape = np.array(p.amplitude), np.array(p.shape)
@@ -113,28 +122,31 @@ class _Held(NamedTuple):
                 shape[mine & ~self.free] = np.median(shape[mine & self.inside], 0)
         new = (jnp.asarray(amplitude, p.amplitude.dtype), jnp.asarray(shape, p.shape.dtype))
         p = eqx.tree_at(lambda q: (q.amplitude, q.shape), p, new)
-        return p if self.tie is None else self.tie(p)
+        return p if self.satellites is None else self.satellites(p)
 
 
-def _plan(data, start, group, inside, width: float, settings: FitSettings):
+def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
     """Model, first parameters and groups, with columns of no intensity added up to a round number."""
-    n = len(start)
-    fill = -(n + 1) % _COUNT + 1
-    position = np.concatenate([start, np.full((fill, 2), -100.0 * width)])
+    start, satellites = seeds
+    drawn = np.zeros((0, 2)) if satellites is None else satellites.position(start)
+    fill = -(len(start) + len(drawn) + 1) % _COUNT + 1
+    n = len(start) + len(drawn) + fill - 1  # a column of no intensity
+    position = np.concatenate([start, drawn, np.full((fill, 2), -100.0 * width)])
     outside = np.maximum(-position, position - (np.array(data.shape[::-1]) - 1)).max(1)
-    free = outside < _REACHING * width
+    free = (outside < _REACHING * width) & (np.arange(len(position)) < len(start))
+    fill += len(drawn)
     inside = np.concatenate([inside, np.zeros(fill, bool)])
     group = np.concatenate([group, np.full(fill, -1)])
     model = plan_model(position, data.shape, width=width, reach=settings.reach, knots=settings.knots, free=free)
     edge = np.asarray(model.edge)
     edge = edge[free[edge].all(1)]
-    count = -(-max(len(edge), 1) // (4 * _COUNT)) * 4 * _COUNT
+    count = -(-max(len(edge), 1) // (2 * _COUNT)) * 2 * _COUNT
     edge = np.concatenate([edge, np.full((count - len(edge), 2), n, edge.dtype)])
     model = eqx.tree_at(lambda m: m.edge, model, jnp.asarray(edge))
     real = jnp.result_type(float)
     shape = np.zeros((len(position), 3))
     shape[:, 0] = np.log(width)
-    amplitude = np.where(group >= 0, 0.5, 0.0)
+    amplitude = np.where(group >= 0, 0.5, 0.0)  # satellites get theirs from their parents
     ground = np.zeros((model.rows.shape[1], model.cols.shape[1]))
     return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group, inside
 

@@ -24,6 +24,9 @@ because position, width and height of a mere tail cannot be told apart."""
 _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
 _STEPS = 4
+"""A round at most."""
+_CONVERGED = 1e-6
+"""Relative change of the weighted squares at which a round ends."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
 _LOOSE, _FIRM = 2.0, 0.2
@@ -134,8 +137,8 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
         prior = (precision * off(p) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
         return (weight * (data - image) ** 2).sum() + prior
 
-    def step(_, state):
-        p, image, damping, best = state
+    def step(state):
+        p, image, damping, best, _, count = state
         columns, ground = gradient(model, p, seen * (data - image) / noise.variance(image))
         columns, ground = columns - precision * off(p), ground - GROUND_PRECISION * p.ground
         trial = _moved(p, *solve(normal, columns, ground, damping), mean)
@@ -144,12 +147,14 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
+        done = better & (jnp.abs(best - value) < _CONVERGED * best)
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
-        return p, image, damping, jnp.where(better, value, best)
+        return p, image, damping, jnp.where(better, value, best), done, count + 1
 
     none = jnp.zeros((len(p.position), 2, 2), data.dtype)
     covariance = jax.lax.cond(steps == 0, position_covariance, lambda _: none, normal)
-    p, image, damping, _ = jax.lax.fori_loop(0, steps, step, (p, image, damping, cost(p, image)))
+    first = (p, image, damping, cost(p, image), jnp.asarray(False), jnp.zeros_like(steps))
+    p, image, damping, *_ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
     return p, image, damping, covariance
 
 

@@ -130,7 +130,7 @@ def plan_model(
     width: px, a column's rms. reach: of the windows, in widths; what a Gaussian has beyond it is not drawn (4e-5 of
     its height at 4.5). knots: px between the background's knots (inf: a constant; more where there would be too many).
     """
-    stride = max(1, int(width / 2))
+    stride = max(1, int(width / 1.5))
     window = 2 * int(np.ceil(reach * width)) + 1
     window += -window % stride
     bound = np.array(size[::-1]) + window // 2

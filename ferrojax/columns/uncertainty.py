@@ -23,7 +23,7 @@ def residual_windows(
     width: Float[np.ndarray, " n"],
     reach: float = _RADIUS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows (n, m, m) of an image round the columns, and which of their pixels count: seen and within `reach` widths."""
+    """Windows (n, m, m) of an image round the columns, and the pixels that count: seen and within `reach` widths."""
     radius = reach * np.median(width)
     half = int(np.ceil(radius)) + 1
     middle = np.clip(np.round(position).astype(int), 0, np.array(image.shape[::-1]) - 1)

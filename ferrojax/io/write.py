@@ -1,13 +1,16 @@
-"""Write a polarization map: one HyperSpy file with every channel, or a table with one row a cell."""
+"""Write a polarization map (HyperSpy, HDF5, Zarr 3), or a table with one row a cell or a column."""
 
 import csv
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ferrojax.columns import Calibration, Columns
 from ferrojax.errors import InputError
+from ferrojax.io.archive import restore, store
 from ferrojax.polarization import PolarizationMap
 
 DISPLACEMENT_CHANNELS = (
@@ -15,6 +18,22 @@ DISPLACEMENT_CHANNELS = (
     ("covariance xx", "Å²"), ("covariance xy", "Å²"), ("covariance yy", "Å²"), ("valid", "1"),
 )  # fmt: skip
 POLARIZATION_CHANNELS = (("polarization x", "C/m²"), ("polarization y", "C/m²"))
+UNITS = {
+    "PolarizationMap.position": "Å", "PolarizationMap.position_px": "px", "PolarizationMap.displacement": "Å",
+    "PolarizationMap.covariance": "Å²", "PolarizationMap.valid": "1", "PolarizationMap.polarization": "C/m²",
+    "PolarizationMap.response": "C/(m² Å)",
+    "Columns.position": "Å", "Columns.position_px": "px", "Columns.covariance": "Å²", "Columns.width": "Å",
+    "Columns.intensity": "image unit px²", "Columns.residual": "column amplitude", "Columns.site": "index",
+    "Columns.lattice_index": "cell", "Columns.rejection": "index",
+    "Calibration.affine": "Å/px", "Calibration.rotation": "1", "Calibration.lattice_px": "px",
+    "Calibration.origin_px": "px", "Calibration.recorded_sampling": "Å/px", "Calibration.sampling_error": "%",
+    "Calibration.anisotropy": "%", "Calibration.shear": "degree", "Calibration.rotation_deg": "degree",
+    "Calibration.rms_pm": "pm",
+}  # fmt: skip
+CONVENTION = "x right, y down; displacement of B against the centroid of its A neighbours"
+_KINDS = {"PolarizationMap": PolarizationMap, "Columns": Columns, "Calibration": Calibration}
+_GROUP, _FORMAT, _VERSION = "ferrojax", "ferrojax polarization map", 1
+_HDF5 = (".hspy", ".h5", ".hdf5")
 
 
 def channels(pmap: PolarizationMap) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
@@ -31,16 +50,83 @@ def channels(pmap: PolarizationMap) -> tuple[np.ndarray, tuple[tuple[str, str], 
 
 
 def write_map(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
-    """Write `.hspy` (HDF5): navigation axes (row, column) of cells, one signal axis of channels.
+    """Write a map with its columns, calibration and provenance; the extension chooses the format.
 
-    The file opens in HyperSpy and RosettaSciIO. Channel names and units, the calibration found and the
-    provenance are in its metadata under `ferrojax`. Raises InputError for another extension.
+    `.hspy`: opens in HyperSpy and RosettaSciIO as one signal with navigation axes (row, column) of cells and one
+    signal axis of channels, whose names and units are in its metadata under `ferrojax`. `.h5`, `.hdf5`: plain HDF5.
+    `.zarr`: a folder in Zarr format 3. All three hold one array a field of PolarizationMap (for `.hspy` in the group
+    `ferrojax`), its unit in the attribute `units`, and read back with `read_map`.
+    Errors: InputError for another extension, or a folder that is no Zarr store.
     """
+    path = _checked_path(path)
+    if path.suffix.lower() == ".zarr":
+        import zarr  # slow to import
+
+        if path.exists() and not (path / "zarr.json").is_file():
+            raise InputError("path", path.name, "exists and is no Zarr store", "give a new name ending in .zarr")
+        _store(zarr.open_group(path, mode="w", zarr_format=3), pmap)
+        return
+    import h5py
+
+    if path.suffix.lower() == ".hspy":
+        _write_hspy(path, pmap)
+        with h5py.File(path, "a") as file:
+            _store(file.create_group(_GROUP), pmap)
+        return
+    with h5py.File(path, "w") as file:
+        _store(file, pmap)
+
+
+def read_map(path: str | os.PathLike[str]) -> PolarizationMap:
+    """Read a map that `write_map` wrote, in any of its formats, value for value.
+
+    Errors: InputError for a file that is missing, of another extension, broken, or no map of ferrojax. A map of
+    double precision comes back in single precision where JAX runs in it.
+    """
+    path = _checked_path(path)
+    if not path.exists():
+        raise InputError("map file", path.name, "does not exist", "give the path of a file that write_map wrote")
+    try:
+        if path.suffix.lower() == ".zarr":
+            import zarr
+
+            return _restore(zarr.open_group(path, mode="r"), path.name)
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return _restore(file.get(_GROUP, file), path.name)
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError) as problem:
+        reason = f"cannot be read: {type(problem).__name__}: {problem}"[:120]
+        raise InputError("map file", path.name, reason, "give a file that write_map wrote") from None
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in (*_HDF5, ".zarr"):
+        remedy = "give the file the extension .hspy, .h5 or .zarr"
+        raise InputError("path", path.name, "is no .hspy, .h5 or .zarr file", remedy)
+    return path
+
+
+def _store(group: Any, pmap: PolarizationMap) -> None:
+    group.attrs.update({"format": _FORMAT, "version": _VERSION, "convention": CONVENTION})
+    store(group, pmap, UNITS)
+
+
+def _restore(group: Any, name: str) -> PolarizationMap:
+    version = group.attrs.get("version")
+    if group.attrs.get("format") != _FORMAT:
+        raise InputError("map file", name, "holds no map of ferrojax", "give a file that write_map wrote")
+    if int(version) > _VERSION:
+        raise InputError("map file", name, f"has format version {version}", "update ferrojax to read it")
+    return restore(group, _KINDS, name)
+
+
+def _write_hspy(path: Path, pmap: PolarizationMap) -> None:
     from rsciio.hspy import file_writer
 
-    path = Path(path)
-    if path.suffix.lower() != ".hspy":
-        raise InputError("path", path.name, "is no .hspy file", "give the file the extension .hspy")
     data, names = channels(pmap)
     axes = [
         {"name": name, "units": unit, "size": size, "offset": 0.0, "scale": 1.0, "navigate": navigate}
@@ -53,7 +139,7 @@ def write_map(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
         "channel_units": [unit for _, unit in names],
         "provenance": {key: str(value) for key, value in pmap.provenance},
         "calibration": _arrays(pmap.calibration),
-        "convention": "x right, y down; displacement of B against the centroid of its A neighbours",
+        "convention": CONVENTION,
     }
     metadata = {
         "General": {"title": "polarization map"},
@@ -83,6 +169,27 @@ def write_csv(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
         table.writerow(["row", "column", *titles])
         for row, column in np.ndindex(data.shape[:2]):
             table.writerow([row, column, *(f"{value:.7g}" for value in data[row, column])])
+
+
+def write_columns_csv(path: str | os.PathLike[str], columns: Columns) -> None:
+    """Write one row a column, UTF-8, with units in the header; rejection is empty for a column that was accepted."""
+    covariance = np.asarray(columns.covariance, float)[:, (0, 0, 1), (0, 1, 1)]
+    numbers = {
+        ("x (Å)", "y (Å)"): np.asarray(columns.position, float),
+        ("x (px)", "y (px)"): np.asarray(columns.position_px, float),
+        ("covariance xx (Å²)", "covariance xy (Å²)", "covariance yy (Å²)"): covariance,
+        ("intensity (image unit px²)",): np.asarray(columns.intensity, float)[:, None],
+        ("width (Å)",): np.asarray(columns.width, float)[:, None],
+        ("residual (amplitude)",): np.asarray(columns.residual, float)[:, None],
+    }
+    titles = [title for names in numbers for title in names]
+    values = np.concatenate(list(numbers.values()), axis=1)
+    index = np.asarray(columns.lattice_index)
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["site", "index 1", "index 2", *titles, "rejection"])
+        for site, cell, row, reason in zip(columns.label, index, values, columns.rejection_reason, strict=True):
+            table.writerow([site, *map(int, cell), *(f"{value:.9g}" for value in row), reason])
 
 
 def _arrays(calibration: object) -> dict[str, np.ndarray | float]:

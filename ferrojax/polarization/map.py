@@ -1,19 +1,21 @@
 """PolarizationMap and how it is made from an image."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ferrojax.columns import SITES, Calibration, Columns, find_columns
+from ferrojax.columns import SITES, Calibration, Columns, FindOptions, find_columns
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.polarization.born import plane_response
+from ferrojax.polarization.bootstrap import block_bootstrap
+from ferrojax.polarization.born import plane_response, polarization_covariance
 from ferrojax.polarization.displacement import displacement_operator
 
 MIN_CELLS = 12
@@ -26,7 +28,9 @@ class PolarizationMap(eqx.Module):
     displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted.
     covariance: (n_y, n_x, 2, 2) Å². valid: (n_y, n_x); everything else is NaN where it is False.
     polarization: (n_y, n_x, 2) C/m², in-plane, oxygen inferred through the soft mode; None if unknown.
-    response: (2, 2) C/m² per Å that made it. provenance: (key, value) pairs.
+    response: (2, 2) C/m² per Å that made it. response_error: its relative uncertainty, None if unknown.
+    provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
+    first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
     """
 
     position: Float[Array, "ny nx 2"]
@@ -39,6 +43,19 @@ class PolarizationMap(eqx.Module):
     calibration: Calibration
     columns: Columns
     provenance: tuple[tuple[str, str], ...] = eqx.field(static=True)
+    first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
+    response_error: float | None = eqx.field(static=True, default=None)
+
+    def polarization_covariance(self, relative_uncertainty: float | None = None) -> Float[Array, "ny nx 2 2"] | None:
+        """Covariance of the polarization in (C/m²)²; None where there is no polarization.
+
+        relative_uncertainty: standard error of Born charges and soft mode together, as a share of the response; by
+        default `response_error`, 0 where that is unknown. It is common to all cells, so it does not average out.
+        """
+        if self.response is None:
+            return None
+        share = (self.response_error or 0.0) if relative_uncertainty is None else relative_uncertainty
+        return polarization_covariance(self.response, self.displacement, self.covariance, share)
 
 
 class CellFrames(eqx.Module):
@@ -65,11 +82,15 @@ class Predictor(Protocol):
 
 
 def map_polarization(
-    image: Image, crystal: Crystal, zone: Sequence[int] = (0, 0, 1), predictor: Predictor | None = None
+    image: Image,
+    crystal: Crystal,
+    zone: Sequence[int] = (0, 0, 1),
+    predictor: Predictor | None = None,
+    **options: Unpack[FindOptions],
 ) -> PolarizationMap:
     """Map the displacement of B against its A neighbours, and the polarization it implies.
 
-    Without a predictor the positions are Gaussian column fits. No mean and no plane is subtracted: what
+    Without a predictor the positions are Gaussian column fits; options: those of `find_columns`. No mean and no plane is subtracted: what
     mis-tilt and overlapping oxygen add is still in the map.
     Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
     """
@@ -81,8 +102,12 @@ def map_polarization(
             f"{crystal.name} shows no separate A and B column along it",
             "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
         )
-    columns = find_columns(image, crystal, zone)
-    result = map_from_columns(columns, crystal, motif, (("image", image.name),))
+    columns = find_columns(image, crystal, zone, **options)
+    facts = [
+        ("image", image.name),
+        ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
+    ]
+    result = map_from_columns(columns, crystal, motif, tuple(facts))
     return result if predictor is None else with_prediction(result, image, predictor)
 
 
@@ -112,7 +137,8 @@ def map_from_columns(
     centre = jnp.einsum("k,nki->ni", weight, columns.position[a])
     centre_px = jnp.einsum("k,nki->ni", weight, columns.position_px[a])
     index = np.array([c for c, _ in whole])
-    index = index - index.min(0)
+    first = index.min(0)
+    index = index - first
     shape = (int(index[:, 1].max()) + 1, int(index[:, 0].max()) + 1)
     at = (index[:, 1], index[:, 0])
     response = plane_response(crystal, motif.axes, columns.calibration.rotation)
@@ -131,8 +157,11 @@ def map_from_columns(
             *provenance,
             ("crystal", crystal.name),
             ("zone", " ".join(map(str, motif.zone))),
+            *(() if response is None else (("response", polarization_response(crystal).kind),)),
             ("method", "column fit"),
         ),
+        first_cell=(int(first[0]), int(first[1])),
+        response_error=None if response is None else crystal.response_error,
     )
 
 
@@ -198,23 +227,37 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
 
 
 class DisplacementStatistics(TypedDict):
-    """Mean, robust spread (1.4826 MAD) and median standard error, (2,) pm (x, y); n cells."""
+    """(2,) pm (x, y): mean, robust spread (1.4826 MAD), median standard error of a cell, and of the mean.
+
+    mean_error is the mean's, from blocks of `block` × `block` cells, because cells that touch share columns and
+    drift moves many together. n cells.
+    """
 
     mean: np.ndarray
     spread: np.ndarray
     standard_error: np.ndarray
+    mean_error: np.ndarray
+    block: int
     n: int
 
 
-def displacement_statistics(pmap: PolarizationMap) -> DisplacementStatistics:
-    """mean, robust spread (1.4826 MAD) and median standard error of the displacement, (2,) pm (x, y); n."""
+def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> DisplacementStatistics:
+    """Mean, spread and errors of the displacement over the valid cells.
+
+    block: side in cells of the bootstrap's blocks; by default chosen from the map's own correlation. Where that
+    is a third of the map, the correlation does not end within it, and mean_error is a lower limit.
+    """
     at = valid_indices(pmap)
-    displacement = 100 * np.asarray(pmap.displacement, float)[at]
+    field = 100 * np.asarray(pmap.displacement, float)
+    displacement = field[at]
     variance = 1e4 * np.asarray(pmap.covariance, float)[at][:, [0, 1], [0, 1]]
     spread = 1.4826 * np.median(np.abs(displacement - np.median(displacement, 0)), 0)
+    mean = block_bootstrap(field, np.asarray(pmap.valid), block)
     return {
         "mean": displacement.mean(0),
         "spread": spread,
         "standard_error": np.sqrt(np.median(variance, 0)),
+        "mean_error": mean.standard_error,
+        "block": mean.block,
         "n": len(displacement),
     }

@@ -9,14 +9,15 @@ from ferrojax.polarization import PolarizationMap, displacement_statistics
 def map_statistics(pmap: PolarizationMap) -> dict[str, object]:
     """Valid cells; (x, y) in pm: mean displacement, its standard error, robust spread, typical σ of a cell.
 
-    The standard error of the mean is the spread over √cells: it knows of scatter, not of a common bias.
+    The standard error of the mean is a block bootstrap's: it knows of scatter and its correlation between cells,
+    not of a common bias.
     """
     found = displacement_statistics(pmap)
     spread = np.asarray(found["spread"])
     statistics: dict[str, object] = {
         "cells": found["n"],
         "mean_pm": np.asarray(found["mean"]).tolist(),
-        "mean_error_pm": (spread / np.sqrt(found["n"])).tolist(),
+        "mean_error_pm": np.asarray(found["mean_error"]).tolist(),
         "spread_pm": spread.tolist(),
         "sigma_pm": np.asarray(found["standard_error"]).tolist(),
     }

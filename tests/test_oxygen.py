@@ -1,0 +1,58 @@
+"""Oxygen under B: it pulls a plain fit, and not the fit that draws it."""
+
+import numpy as np
+import pytest
+
+from ferrojax.columns import find_columns
+from ferrojax.crystal import column_components, material
+from ferrojax.crystal.zone import projected_motif
+from ferrojax.errors import InputError
+from ferrojax.image import Image
+from ferrojax.polarization import displacement_statistics, map_from_columns
+
+SHAPE, STEP, WIDTH = (170, 180), 0.3, 0.5
+TURN = np.radians(20.0)
+FRAME = np.array([[np.cos(TURN), -np.sin(TURN)], [np.sin(TURN), np.cos(TURN)]]) / STEP
+
+
+def phantom(name: str, shift) -> Image:
+    """A perovskite along [001]; B displaced by `shift` (Å, image axes) and every oxygen along the soft mode."""
+    crystal = material(name)
+    motif = projected_motif(crystal)
+    d = np.linalg.inv(FRAME) @ np.array(shift) / STEP
+    cells = np.stack(np.meshgrid(*[np.arange(-30, 31)] * 2), -1).reshape(-1, 2) @ motif.lattice
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(float)
+    image = np.full(SHAPE, 30.0)
+    for k, parts in enumerate(column_components(crystal, motif)):
+        if motif.label[k] == "O":
+            continue
+        assert parts.response is not None
+        for s, share in enumerate(parts.share):
+            at = (cells + motif.offset[k] + parts.offset[s] + parts.response[s] @ d) @ FRAME.T + 80.2
+            near = ((at > -12) & (at < np.array(SHAPE[::-1]) + 12)).all(1)
+            for cx, cy in at[near]:
+                image += (
+                    motif.strength[k] * share * np.exp(-0.5 * ((x - cx) ** 2 + (y - cy) ** 2) * (STEP / WIDTH) ** 2)
+                )
+    return Image(image, (STEP, STEP))
+
+
+def mean_displacement(name: str, shift, oxygen: bool) -> np.ndarray:
+    crystal = material(name)
+    columns = find_columns(phantom(name, shift), crystal, oxygen=oxygen)
+    pmap = map_from_columns(columns, crystal, projected_motif(crystal))
+    return np.asarray(displacement_statistics(pmap)["mean"]) / 100
+
+
+@pytest.mark.parametrize(("name", "pulled"), [("PbTiO3", 1.34), ("BaTiO3", 0.71)])
+def test_the_pull_of_oxygen_is_taken_out(name, pulled):
+    shift = np.array([0.10, -0.06])
+    plain = mean_displacement(name, shift, oxygen=False)
+    drawn = mean_displacement(name, shift, oxygen=True)
+    np.testing.assert_allclose(plain @ shift / (shift @ shift), pulled, atol=0.08)
+    np.testing.assert_allclose(drawn, shift, atol=1e-3)
+
+
+def test_a_crystal_without_a_mode_is_refused():
+    with pytest.raises(InputError, match="soft mode"):
+        find_columns(phantom("PbTiO3", (0.0, 0.0)), material("SrTiO3"), oxygen=True)
