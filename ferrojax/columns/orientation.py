@@ -1,12 +1,13 @@
 """Which way the crystal lies in an image, and by which contrast it is seen, from the image's best tiles."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ferrojax.columns import lattice as lat
-from ferrojax.columns.template import MODES, Fold, fold_likeness
+from ferrojax.columns.template import MODES, Fold, coefficients, fold_likeness
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
@@ -14,14 +15,16 @@ _TILE_CELLS = (14.0, 8.0)  # a side: the smaller ones where no larger one holds 
 _TILES = 5  # a side
 _MIN_SCORE = 0.5
 _MIN_LIKENESS = 0.5
+_ABSENT = 0.5  # of a lattice's amplitude elsewhere in a tile
 _TURNS = "turns of the crystal that intensities could not tell apart"
 _SHIFTS = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
 _BETTER = 1.04
 """How much better another pixel size must agree to cast doubt on the recorded one."""
-_ALONE = 0.85
-"""Least share of the strongest periods that the lattice must explain; real images of one crystal reach 0.96."""
+_ALONE = (0.92, 0.95)
+"""Least share of the strongest periods that the lattice must explain, by size of tile. Real images of one crystal
+reach 0.96; a small tile has so few peaks that a second lattice may hide."""
 
 
 class Orientation(NamedTuple):
@@ -53,7 +56,7 @@ def orient(
     Errors: InputError where the lattice fits and the intensities do not, or where two lattices lie on each other.
     """
     share = 1.0
-    for cells in _TILE_CELLS:
+    for cells, least in zip(_TILE_CELLS, _ALONE, strict=True):
         found = _best_tile(flat, trusted, motif, recorded, cells)
         if found is None or found[1][0].score < _MIN_SCORE:
             continue
@@ -62,8 +65,10 @@ def orient(
         if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
             return None
         share = min(share, max(f.alone for f in fits))
-        if max(f.alone for f in fits) >= _ALONE:
+        if max(f.alone for f in fits) >= least:
             return _decide(tile, motif, fits, mode, corner)
+        if not _side_by_side(tile, motif, fits[0].frame):
+            break
     if share == 1.0:
         return None
     raise InputError(
@@ -91,6 +96,18 @@ def _best_tile(
         return None
     r, c = best[2]
     return flat[r : r + side[0], c : c + side[1]], best[1], np.array([c, r], float)
+
+
+def _side_by_side(tile: np.ndarray, motif: Motif, frame: np.ndarray) -> bool:
+    """Whether the lattice is missing from a part of the tile, so that what else is there lies beside it, not on it."""
+    half = [n // 2 for n in tile.shape]
+    frequency = lat.strong_reflections(motif) @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
+    window = np.hanning(half[0])[:, None] * np.hanning(half[1])[None]
+    strength = []
+    for r, c in itertools.product((0, 1, 2), repeat=2):
+        part = tile[r * half[0] // 2 :, c * half[1] // 2 :][: half[0], : half[1]]
+        strength.append(np.abs(coefficients(part * window, frequency, np.zeros(2))).sum())
+    return bool(min(strength) < _ABSENT * max(strength))
 
 
 def _agreement(tile: np.ndarray, motif: Motif, fit: lat.Fit) -> float:
