@@ -282,6 +282,9 @@ def test_positions_without_a_crystal():
     gap = np.linalg.norm(heavy[:, None] - seeds.position[None], axis=-1).min(1)
     assert np.percentile(gap, 98) < 1.5
     assert set(seeds.site) == {-1}
+    dark = seed_positions(-image, np.full(2, 0.2), "ABF")
+    assert dark.polarity == -1
+    np.testing.assert_allclose(dark.position, seeds.position, atol=1e-3)
 
 
 def test_every_published_column_of_a_real_film_is_found(reference_data):

@@ -146,9 +146,9 @@ def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | Non
         for power in sorted({p for _, powers in MODES.values() for p in powers}):
             folds = fold_likeness(tile, motif, fit.frame, power)
             tried += [_Try(f, fit.frame, p, power) for f, p in zip(folds, (1, -1), strict=True)]
-    top = max(tried, key=_likeness)
-    lawful = [t for t in tried if any(_allows(m, t) for m in ([mode] if mode else MODES))]
-    best = max(lawful, key=_likeness)
+    lawful = [t.polarity == MODES[mode][0] if mode else any(_allows(m, t) for m in MODES) for t in tried]
+    best = max((t for t, fine in zip(tried, lawful, strict=True) if fine), key=_likeness)
+    top = max((t for t, fine in zip(tried, lawful, strict=True) if not fine), key=_likeness)
     inverted = _likeness(top) > _likeness(best) + _SAME
     if _likeness(best) < _MIN_LIKENESS or inverted:
         raise InputError(

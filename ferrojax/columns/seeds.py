@@ -71,8 +71,8 @@ def seed_columns(
     Errors: InputError where the image shows no lattice or too few cells of it, or crystal, zone axis, contrast or
     pixel size do not fit.
     """
-    if mode is not None and mode not in MODES:
-        raise InputError("mode", mode, "is no imaging mode", f"choose one of {', '.join(MODES)}")
+    if mode is not None:
+        _checked(mode)
     cells = data.size * sampling.prod() / abs(np.linalg.det(motif.lattice))
     if cells < MIN_CELLS:
         raise too_few(int(cells))
@@ -99,6 +99,13 @@ def seed_columns(
         raise too_few(len(cells.index))
     cells, even = clearer(cells, motif, (even, soft), gap * scale)
     return _seeds(data, work, even, motif, orientation, cells, mode is not None)
+
+
+def _checked(mode: str) -> int:
+    """The sign of a mode's contrast, or an InputError where there is no such mode."""
+    if mode not in MODES:
+        raise InputError("mode", mode, "is no imaging mode", f"choose one of {', '.join(MODES)}")
+    return MODES[mode][0]
 
 
 def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cells: Cells, told: bool) -> Seeds:
@@ -145,15 +152,19 @@ def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bo
     return visible
 
 
-def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"]) -> Seeds:
-    """Place every bright column of an image, without a crystal: site and column are −1, index is 0.
+def seed_positions(
+    data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], mode: str | None = None
+) -> Seeds:
+    """Place every bright column of an image, or every dark one in ABF, without a crystal: site and column are −1.
 
-    sampling: (2,) Å per px as (y, x), as recorded; gap is the median distance of nearest columns.
+    sampling: (2,) Å per px as (y, x), as recorded; gap is the median distance of nearest columns. mode: as for
+    `seed_columns`; without one columns are taken for bright. The index is 0.
     Errors: InputError where the image shows no lattice or fewer than 12 columns.
     """
+    polarity = 1 if mode is None else _checked(mode)
     lat.Reflections(data).require()
     scale = 1 / float(np.sqrt(sampling.prod()))
-    flat = flatten(data, scale, 4.0)
+    flat = polarity * flatten(data, scale, 4.0)
     peaks, height = find_peaks(flat, 0.6 * scale)
     keep = height > 0.12 * np.percentile(height, 95) if len(height) else np.zeros(0, bool)
     if keep.sum() < MIN_CELLS:
@@ -164,7 +175,7 @@ def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndar
     accepted = np.zeros(len(seed), int)
     index = np.zeros((len(seed), 2), int)
     stray = np.zeros((0, 2)), np.zeros(0, int)
-    return Seeds(none, none, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap)
+    return Seeds(none, none, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap, polarity=polarity)
 
 
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:
