@@ -105,7 +105,7 @@ def fit_columns(
         core=core,
         halo=settings.halo,
         tie=held,
-        rounds=settings.rounds if satellites is None else 2 * settings.rounds,
+        rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
 

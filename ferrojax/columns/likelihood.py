@@ -20,6 +20,8 @@ _SPREADS = (1e-2, 0.3)
 """Spread of the shapes in the first rounds."""
 _HALO_COLUMNS, _MOST_HALO = 20, 0.5
 """Columns that are enough to tell their halo, and the largest halo there is."""
+_STRANGE = 3.0
+"""Standard deviations beyond which a pixel says nothing about halos."""
 _FAITHFUL = 1e-2
 """Of the image's range: columns outside the image keep to what is known beforehand as if the noise were at least that,
 because position, width and height of a mere tail cannot be told apart."""
@@ -100,6 +102,9 @@ def maximum_likelihood(
         seen, p, image, damping, _ = climb(p, spread, _STEPS)
         if known is None:
             noise = estimate_noise(data - image, image, seen)
+            if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
+                flat = jnp.zeros((), data.dtype)
+                noise = FittedNoise(noise.variance(image).mean(), flat, flat)
         if halo and turn > 0:
             model = _with_halo(model, p, (data, image, whole / noise.variance(image)), shapes)
     p = p if tie is None else tie(p)
@@ -116,6 +121,9 @@ def _with_halo(model: ImageModel, p: Parameters, seen_as, shapes: ShapePrior) ->
     """The model with the halo that all columns share one Gauss–Newton step on, other parameters free to follow."""
     if shapes.trusted.sum() < _HALO_COLUMNS:
         return model
+    data, image, weight = seen_as
+    weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
+    seen_as = data, image, weight
     height = jnp.clip(model.halo[0] + _halo_step(model, p, seen_as), 0.0, _MOST_HALO)
     return eqx.tree_at(lambda m: m.halo, model, jnp.full_like(model.halo, height))
 
@@ -132,7 +140,7 @@ def _halo_step(model: ImageModel, p: Parameters, seen_as) -> Float[Array, ""]:
     rest = gradient(model, p, weight * (data - image))
     square = (weight * change**2).sum() - sum((a * b).sum() for a, b in zip(slope, follow, strict=True))
     right = (weight * change * (data - image)).sum() - sum((a * b).sum() for a, b in zip(rest, follow, strict=True))
-    return right / (square + 1e-3 * (weight * change**2).sum())
+    return right / (square + 1e-4 * (weight * change**2).sum())
 
 
 def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
