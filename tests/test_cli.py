@@ -1,19 +1,26 @@
 """The command line: bad input ends in one line, exit code 2 and an untouched disk; a good one in files."""
 
+import dataclasses
+import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import zarr
+from rich.console import Console
 
 from ferrojax import InputError
 from ferrojax.cli import main
-from ferrojax.cli.options import parse_sampling, parse_zone
+from ferrojax.cli.map import MapSettings, progress_display, read_image
+from ferrojax.cli.options import load_crystal, parse_sampling, parse_signal, parse_zone
 from ferrojax.cli.output import prepared_output
 
-RESULTS = {"report.html", "map.png", "map.hspy", "map.csv", "summary.json"}
+RESULTS = {"report.html", "map.png", "map.hspy", "map.csv", "columns.csv", "summary.json"}
 
 
 def lattice_image(cells: int = 9, pixels: int = 16) -> np.ndarray:
@@ -114,11 +121,28 @@ def test_file_in_the_way(tmp_path, capsys, image_file, out):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_usage_errors_exit_with_two(capsys):
-    assert main(["map"]) == 2
-    assert main(["no-such-command"]) == 2
-    assert main(["map", "x.tif", "--crystal", "BaTiO3", "--seed", "many"]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["map"], "IMAGE"),
+        (["map", "x.tif"], "--crystal"),
+        (["no-such-command"], "no-such-command"),
+        (["map", "x.tif", "--crystal", "BaTiO3", "--seed", "many"], "--seed"),
+        (["map", "x.tif", "--crystal", "BaTiO3", "--nope"], "--nope"),
+        (["map", "x.tif", "--crystal", "BaTiO3", "--mode", "BF"], "mode: is unknown (got 'BF')"),
+        (["map", "x.tif", "--crystal", "BaTiO3", "--format", "txt"], "format: is unknown (got 'txt')"),
+        (["map", "x.tif", "--crystal", "missing.cif"], "crystal: does not exist (got 'missing.cif')"),
+    ],
+)
+def test_usage_errors_are_one_line(capsys, monkeypatch, tmp_path, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_words_show_the_help(capsys):
+    assert main([]) == 0
+    assert "map" in capsys.readouterr().out
 
 
 def test_map_writes_everything(tmp_path, capsys, image_file):
@@ -133,9 +157,88 @@ def test_map_writes_everything(tmp_path, capsys, image_file):
     assert summary["mean_pm"][0] == pytest.approx(100 * 0.25 * 0.5, abs=4)  # half a pixel along +x
     assert summary["mean_pm"][1] == pytest.approx(0, abs=4)
     assert summary["versions"].keys() >= {"jax", "ferrojax", "python"}
+    assert summary["mode_found"] == "HAADF"
+    assert summary["columns"]["accepted"] > 100
+    assert summary["response"]["kind"] == "born"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    shown = f"{summary['columns']['accepted']} columns are accepted"
+    assert all(words in page for words in (shown, "0 refused", "Distortion of the scan", "Inferred"))
     printed = capsys.readouterr().out
     assert "pixel size on the lattice" in printed
     assert "pm" in printed
+
+
+def settings(path, **changes) -> MapSettings:
+    blank = MapSettings(str(path), "BaTiO3", (0, 0, 1), None, None, False, None, False, 0)
+    return dataclasses.replace(blank, **changes)
+
+
+def test_series_are_aligned_and_averaged(tmp_path):
+    """Four frames of one area, each moved by whole pixels, with noise of their own."""
+    still = lattice_image(cells=7)
+    generator = np.random.default_rng(1)
+    moved = [np.roll(still, (k, -k), (0, 1)) + 0.1 * generator.normal(size=still.shape) for k in range(4)]
+    np.savez(tmp_path / "series.npz", image=np.array(moved, np.float32), sampling=0.25)
+    image, alignment = read_image(settings(tmp_path / "series.npz", frames=True))
+    assert alignment is not None
+    np.testing.assert_allclose(np.asarray(alignment.shift), [(-k, k) for k in range(4)], atol=0.1)
+    assert image.data.ndim == 2
+    with pytest.raises(InputError, match="--frames"):
+        read_image(settings(tmp_path / "series.npz"))
+
+
+def test_signals_are_chosen_by_name_or_number(tmp_path):
+    bright = lattice_image(cells=4).astype(np.float32)
+    np.savez(tmp_path / "two.npz", adf=bright, abf=1 - bright, sampling=0.25)
+    for chosen, expected in (("abf", 1 - bright), (parse_signal("0"), bright)):
+        image, _ = read_image(settings(tmp_path / "two.npz", signal=chosen))
+        np.testing.assert_allclose(np.asarray(image.data), expected, atol=1e-6)
+    with pytest.raises(InputError, match="adf"):
+        read_image(settings(tmp_path / "two.npz"))
+
+
+def test_a_diffraction_scan_is_no_image(tmp_path):
+    scan = np.random.default_rng(0).random((3, 4, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "scan.npz", image=scan, sampling=1.0, angular_sampling=1.0)
+    with pytest.raises(InputError, match="diffraction scan"):
+        read_image(settings(tmp_path / "scan.npz"))
+
+
+POSCAR = """cubic
+1.0
+3.9 0 0
+0 3.9 0
+0 0 3.9
+Sr Ti O
+1 1 3
+Direct
+0 0 0
+0.5 0.5 0.5
+0.5 0.5 0
+0.5 0 0.5
+0 0.5 0.5
+"""
+
+
+def test_crystals_come_from_the_library_or_from_files(tmp_path):
+    (tmp_path / "POSCAR").write_text(POSCAR)
+    crystal, remarks = load_crystal(str(tmp_path / "POSCAR"))
+    assert crystal.name == "SrTiO3"
+    assert crystal.label.count("O") == 3
+    assert remarks == []
+    assert load_crystal("BaTiO3")[0].soft_mode is not None
+    with pytest.raises(InputError, match="library"):
+        load_crystal("Unobtainium")
+
+
+def test_progress_is_silent_where_there_is_no_terminal():
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), force_terminal=terminal)
+        with progress_display(console) as progress:
+            progress("fitting 9 columns")
+        written = console.file.getvalue()
+        assert ("fitting 9 columns" in written) == terminal
+        assert ("8%" in written) == terminal
 
 
 def test_info_names_devices_and_materials(capsys):
@@ -181,6 +284,38 @@ class TestPreparedOutput:
             assert not (tmp_path / "a" / "b" / "sub").exists()
         assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["sub"]
         assert (tmp_path / "a" / "b" / "sub" / "x.txt").read_text() == "x"
+
+    def test_clears_up_when_terminated(self, tmp_path):
+        before = signal.getsignal(signal.SIGTERM)
+
+        def run():
+            with prepared_output(tmp_path / "a" / "b") as folder:
+                (folder / "x.txt").write_text("half")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(SystemExit) as stopped:
+            run()
+        assert stopped.value.code == 143
+        assert not list(tmp_path.iterdir())
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_replaces_a_zarr_store_whole(self, tmp_path):
+        for name in ("old", "new"):
+            with prepared_output(tmp_path) as folder:
+                zarr.open_group(folder / "map.zarr", mode="w").create_array(name, data=np.ones(2))
+        assert list(zarr.open_group(tmp_path / "map.zarr", mode="r").array_keys()) == ["new"]
+
+    def test_leaves_a_folder_that_is_no_store(self, tmp_path):
+        (tmp_path / "map.zarr").mkdir()
+        (tmp_path / "map.zarr" / "mine.txt").write_text("mine")
+
+        def run():
+            with prepared_output(tmp_path) as folder:
+                zarr.open_group(folder / "map.zarr", mode="w")
+
+        with pytest.raises(InputError, match="no Zarr store"):
+            run()
+        assert [p.name for p in (tmp_path / "map.zarr").iterdir()] == ["mine.txt"]
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_leaves_nothing_when_stopped(self, tmp_path, error):

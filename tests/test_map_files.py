@@ -90,7 +90,7 @@ def walked(file) -> list:
 def test_hyperspy_sees_its_own_signal_only(tmp_path, pmap):
     write_map(tmp_path / "map.hspy", pmap)
     (signal,) = rsciio.hspy.file_reader(str(tmp_path / "map.hspy"))
-    assert signal["data"].shape == (4, 5, 10)
+    assert signal["data"].shape == (4, 5, 13)
 
 
 def test_what_is_no_map(tmp_path, pmap):

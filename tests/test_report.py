@@ -1,27 +1,34 @@
 """Maps written to files read back the same; the figure and the page show what they claim."""
 
 import csv
+import dataclasses
 import json
 import re
 
+import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rsciio.hspy
+import zarr
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
 from ferrojax import Columns, Image, InputError, PolarizationMap, write_map
 from ferrojax.columns import Calibration
-from ferrojax.io import write_csv
+from ferrojax.io import read_map, write_csv
+from ferrojax.polarization import Domains
 from ferrojax.report import (
     Curve,
     MapReport,
+    Panel,
+    Section,
     Table,
     calibration_facts,
     map_facts,
     map_statistics,
     polarization_figure,
+    response_sentence,
     write_html,
     write_summary,
 )
@@ -102,7 +109,7 @@ def test_hspy_reads_back(tmp_path, small_map):
     (signal,) = rsciio.hspy.file_reader(str(tmp_path / "map.hspy"))
     names = list(signal["metadata"]["ferrojax"]["channel_names"])
     data = signal["data"]
-    assert data.shape == (5, 6, 10)
+    assert data.shape == (5, 6, 13)
     assert [axis["navigate"] for axis in signal["axes"]] == [True, True, False]
     valid = np.asarray(small_map.valid)
     np.testing.assert_array_equal(data[..., names.index("valid")], valid)
@@ -110,10 +117,43 @@ def test_hspy_reads_back(tmp_path, small_map):
     np.testing.assert_allclose(data[valid][:, names.index("covariance xy")], 1e-4, rtol=1e-6)
     np.testing.assert_allclose(data[..., names.index("polarization y")], small_map.polarization[..., 1])
     assert np.isnan(data[~valid][:, :7]).all()
+    # P = 0.2 d, so cov(P) = 0.2² cov(d): no error of the response is known here
+    np.testing.assert_allclose(data[valid][:, names.index("polarization covariance yy")], 0.04 * 9e-4, rtol=1e-5)
     own = signal["metadata"]["ferrojax"]
     assert own["provenance"]["crystal"] == "BaTiO3"
     np.testing.assert_allclose(own["calibration"]["affine"], 0.2 * np.eye(2))
     assert own["calibration"]["anisotropy"] == 5
+
+
+def make_domains(pmap: PolarizationMap) -> Domains:
+    """The left half points right, the right half left; invalid cells have none."""
+    label = np.where(np.arange(pmap.valid.shape[1]) < 3, 0, 1) * np.ones(pmap.valid.shape, int)
+    label = np.where(np.asarray(pmap.valid), label, -1)
+    confidence = np.where(np.asarray(pmap.valid), 0.9, np.nan)
+    return Domains(label, confidence, label, np.array([[1.0, 0.0], [-1.0, 0.0]]), 0.1, 0.01)
+
+
+@pytest.mark.parametrize("extension", ["h5", "hspy", "zarr"])
+def test_domains_and_polarization_errors_are_written(tmp_path, small_map, extension):
+    domains, path = make_domains(small_map), tmp_path / f"map.{extension}"
+    write_map(path, small_map, domains)
+    file = zarr.open_group(path, mode="r") if extension == "zarr" else h5py.File(path)
+    group = file["ferrojax"] if extension == "hspy" else file
+    np.testing.assert_array_equal(group["domains"]["label"][()], domains.label)
+    expected = np.asarray(small_map.polarization_covariance())
+    np.testing.assert_allclose(group["polarization_covariance"][()], expected)
+    assert group["polarization_covariance"].attrs["units"] == "C²/m⁴"
+    if extension != "zarr":
+        file.close()
+    np.testing.assert_array_equal(read_map(path).valid, small_map.valid)
+
+
+def test_csv_with_domains(tmp_path, small_map):
+    write_csv(tmp_path / "map.csv", small_map, make_domains(small_map))
+    with (tmp_path / "map.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [rows[k]["domain"] for k in (0, 1, 5)] == ["-1", "0", "1"]
+    assert float(rows[1]["domain confidence"]) == 0.9
 
 
 def test_hspy_refuses_another_extension(tmp_path, small_map):
@@ -194,6 +234,54 @@ def test_page_is_self_contained_and_escaped(tmp_path, report):
     assert all(source.startswith("data:image/") for source in sources)
     assert "://" not in page
     assert "4.257" in page
+
+
+def test_statistics_carry_the_error_of_the_response(small_map):
+    """var(P) of the mean = (R se)² + s² P², formula by formula."""
+    sure = map_statistics(small_map)
+    unsure = map_statistics(dataclasses.replace(small_map, response_error=0.5))
+    mean, scatter = (np.asarray(sure[f"mean_polarization{k}_C_per_m2"]) for k in ("", "_error"))
+    np.testing.assert_allclose(scatter, 0.2 * np.asarray(sure["mean_error_pm"]) / 100, rtol=1e-5)
+    found = np.asarray(unsure["mean_polarization_error_C_per_m2"])
+    np.testing.assert_allclose(found, np.sqrt(scatter**2 + (0.5 * mean) ** 2), rtol=1e-5)
+    assert "µC/cm²" in dict(map_facts(small_map))["mean polarization implied (x, y)"]
+
+
+def test_the_page_says_what_is_measured_and_what_inferred(small_map):
+    def sentence(**changes):
+        return response_sentence(dataclasses.replace(small_map, **changes))
+
+    born = sentence(provenance=(("response", "born"),), response_error=0.18)
+    assert all(word in born for word in ("Measured", "Inferred", "Born", "18 %", "points along"))
+    other = sentence(provenance=(("response", "mode-effective"),), response=-0.2 * jnp.eye(2))
+    assert all(word in other for word in ("mode-effective", "unknown", "points against"))
+    assert "No polarization" in sentence(polarization=None, response=None)
+
+
+def test_sections_follow_the_maps_and_are_escaped(tmp_path, report):
+    panel = Panel("Dots", "two <dots>", lambda ax: ax.plot([0, 1]))
+    section = Section("Extra", ["a <sentence>"], [Table("T", ["a"], [[1.0], [True]])], [panel])
+    write_html(tmp_path / "r.html", dataclasses.replace(report, sections=[section]))
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.index("Column fit") < page.index("<h2>Extra</h2>") < page.index("a &lt;sentence&gt;")
+    assert "two &lt;dots&gt;" in page
+    assert "<td>yes</td>" in page
+
+
+def test_checks_are_one_more_row_and_flat_images_get_rows_of_their_own(report, small_map):
+    drawn: list[float] = []
+
+    def draw(ax):
+        drawn.append(ax.get_position().width)
+
+    checks = [Panel("On it", "", draw, on_image=True), Panel("Beside", "", draw)]
+    square = dataclasses.replace(report, maps={"fit": small_map}, checks=checks)
+    flat = dataclasses.replace(square, image=Image(np.random.default_rng(0).random((40, 240), np.float32), (0.2, 0.2)))
+    figures = [polarization_figure(each) for each in (square, flat)]
+    titles = [[ax.get_title(loc="left") for ax in figure.axes] for figure in figures]
+    assert all({"On it", "Beside"} <= set(found) for found in titles)
+    assert drawn[0] == pytest.approx(drawn[1], rel=0.01)
+    assert drawn[2] > 2.5 * drawn[3]
 
 
 def test_same_report_same_page(tmp_path, report):

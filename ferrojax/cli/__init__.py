@@ -1,5 +1,7 @@
 """The `ferrojax` command. One file a command; nothing heavy is imported until a command runs."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +13,8 @@ from ferrojax.cli.simulate import simulate_plan
 from ferrojax.cli.validate import validate
 from ferrojax.errors import InputError
 
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Typer hands on no other name for it
 app = typer.Typer(
     name="ferrojax",
     help="Polarization maps of ferroelectrics from STEM images.",
@@ -37,12 +41,42 @@ def demo(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; bad input ends in one line on stderr and exit code 2."""
+    """Run the command line; bad input and bad options end in one line on stderr and exit code 2.
+
+    Interrupted, it returns 130 (Ctrl-C) or 143 (SIGTERM), or ends the process where no arguments are given.
+    """
+    code = _code_of(list(sys.argv[1:] if arguments is None else arguments))
+    if code in _INTERRUPTED:
+        print("stopped", file=sys.stderr)
+        if arguments is None:  # JAX may still compute in threads; an interpreter taken down under them crashes
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _code_of(words: list[str]) -> int:
+    """Exit code of a command."""
     try:
-        app(args=None if arguments is None else list(arguments))
+        finished = app(args=words or ["--help"], standalone_mode=False)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as finished:
-        return finished.code if isinstance(finished.code, int) else int(bool(finished.code))
-    return 0
+        return _refused(str(error))
+    except _UsageError as error:
+        return _refused(_one_line(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except SystemExit as stopped:
+        finished = stopped.code
+    return finished if isinstance(finished, int) else int(bool(finished))
+
+
+def _refused(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong with the words of the command line, and where help is."""
+    message = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
+    path = getattr(getattr(error, "ctx", None), "command_path", "") or "ferrojax"
+    return f"{message.rstrip('.')}; see {'ferrojax ' + path.split(' ', 1)[1] if ' ' in path else 'ferrojax'} --help"

@@ -1,29 +1,81 @@
 """`ferrojax map IMAGE`: the classical polarization map of a user's own image."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
-from ferrojax.cli.options import parse_sampling, parse_zone
+from ferrojax.cli.options import (
+    FORMATS,
+    MODES,
+    load_crystal,
+    parse_choice,
+    parse_sampling,
+    parse_signal,
+    parse_zone,
+)
 from ferrojax.cli.output import prepared_output
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ferrojax.acquisition import FrameAlignment
+    from ferrojax.crystal import Crystal
     from ferrojax.image import Image
     from ferrojax.polarization import PolarizationMap
-    from ferrojax.report import MapReport
+    from ferrojax.report import MapAnalysis
 
-RESULTS = ("report.html", "map.png", "map.hspy", "map.csv", "summary.json")
+RESULTS = ("report.html", "map.png", "map.{format}", "map.csv", "columns.csv", "summary.json")
+_STAGES = {
+    "reading": 0, "finding": 2, "fitting": 8, "checking": 52, "measuring the scan": 60,
+    "looking": 74, "measuring the local": 77, "writing": 84,
+}  # fmt: skip
+"""First words of a stage -> per cent of the time that is over when it begins, on an image of 1000 × 1000 px."""
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """What the options ask for."""
+
+    image: str
+    crystal: str
+    zone: tuple[int, int, int]
+    sampling: tuple[float, float] | None
+    mode: str | None
+    oxygen: bool
+    signal: str | int | None
+    frames: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A mapped image and what was found out about it.
+
+    frames: how a series was aligned, None for a single image. remarks: on the crystal's file.
+    """
+
+    image: "Image"
+    crystal: "Crystal"
+    pmap: "PolarizationMap"
+    analysis: "MapAnalysis"
+    frames: "FrameAlignment | None"
+    remarks: list[str]
 
 
 def map_image(
     image: str = typer.Argument(metavar="IMAGE", help=".npz, .tif, .dm3, .dm4, .emd, .hspy, .mrc or .ser"),
     *,
-    crystal: str = typer.Option(..., help="A name of the material library; `ferrojax info` lists them."),
+    crystal: str = typer.Option(..., help="Material of the library (`ferrojax info` lists them), or a CIF or POSCAR."),
     zone: str = typer.Option("001", help="Zone axis, pseudo-cubic for perovskites: 001, 110 or 0,0,1."),
     sampling: str | None = typer.Option(None, help="Å per pixel, one value or y,x; replaces the file's."),
+    mode: str | None = typer.Option(None, help="HAADF, ABF or iDPC; by default told from the image."),
+    oxygen: bool = typer.Option(False, help="Draw oxygen hidden under B along the soft mode, so that it pulls B less."),
+    signal: str | None = typer.Option(None, help="Name or number of one of several signals in the file."),
+    frames: bool = typer.Option(False, "--frames", help="The file is a series: align its frames and average them."),
+    format: str = typer.Option("hspy", help="File format of the map: hspy (HyperSpy), h5 or zarr."),
     out: str = typer.Option("out", help="Folder for the maps, the report and summary.json."),
     seed: int = typer.Option(0, min=0, help="Recorded with the results; a column fit draws no numbers."),
 ) -> None:
@@ -33,64 +85,78 @@ def map_image(
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    axis, step = parse_zone(zone), parse_sampling(sampling)
-    settings = {"image": image, "crystal": crystal, "zone": list(axis), "sampling": step, "seed": seed}
+    step, axis = parse_sampling(sampling), parse_zone(zone)
+    shown, kind = parse_choice("mode", mode, MODES), parse_choice("format", format, FORMATS)
+    settings = MapSettings(image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, seed)
     start = perf_counter()
-    with prepared_output(out) as folder, console.status("Loading") as status:
-        from ferrojax.crystal import material
-        from ferrojax.io import read
-        from ferrojax.polarization import map_polarization
+    with prepared_output(out) as folder, progress_display(console) as progress:
+        mapped = map_file(settings, progress)
+        progress("writing the report")
+        write_results(folder, mapped, settings, str(kind), lambda: perf_counter() - start)
+    from ferrojax.cli.map_report import summed_up
 
-        reference = material(crystal)
-        picture = read(image, step)
-        status.update("Finding and fitting columns")
-        pmap = map_polarization(picture, reference, zone=axis)
-        status.update("Writing the report")
-        report = map_report(picture, pmap, settings)
-        write_results(folder, report, settings | {"seconds": perf_counter() - start})
-    for name, value in summed_up(pmap):
+    for name, value in summed_up(mapped):
         console.print(f"{name}: {value}", markup=False)
-    console.print(f"written to {out}: {', '.join(RESULTS)}", markup=False)
+    console.print(f"written to {out}: {', '.join(RESULTS).format(format=kind)}", markup=False)
 
 
-def summed_up(pmap: "PolarizationMap") -> list[tuple[str, str]]:
-    """Calibration and result in words."""
-    from ferrojax.report import calibration_facts, map_facts
+@contextmanager
+def progress_display(console) -> Iterator[Callable[[str], None]]:
+    """Called with a word before every stage, shows it with the share of the time that is over; only in a terminal."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    return [*calibration_facts(pmap.calibration), *map_facts(pmap)]
+    parts = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as display:
+        task = display.add_task("starting", total=100)
 
+        def show(stage: str) -> None:
+            reached = max((v for k, v in _STAGES.items() if stage.startswith(k)), default=None)
+            display.update(task, description=stage, completed=reached)
 
-def map_report(image: "Image", pmap: "PolarizationMap", settings: Mapping[str, object]) -> "MapReport":
-    """The report of one classical map."""
-    from ferrojax.cli.info import versions
-    from ferrojax.report import MapReport, map_facts
-
-    crystal = settings["crystal"]
-    zone = dict(pmap.provenance)["zone"]
-    numbers = dict(map_facts(pmap))
-    lead = (
-        f"Displacement of the B columns of {crystal} against their A neighbours, seen along [{zone}], "
-        f"by column fitting: {numbers['cells mapped']} cells, mean {numbers['mean displacement (x, y)']}."
-    )
-    facts = [*summed_up(pmap), *settings.items(), *versions().items()]
-    notes = (
-        "Nothing is subtracted: sample mis-tilt and overlapping oxygen columns shift the map as a whole.",
-        "The affine calibration takes the crystal's mean strain for distortion of the scan.",
-    )
-    title = f"{image.name}: {crystal} [{zone}]"
-    return MapReport(title, lead, image, {"Column fit": pmap}, columns=pmap.columns, facts=facts, notes=notes)
+        yield show
 
 
-def write_results(folder: "Path", report: "MapReport", settings: Mapping[str, object]) -> None:
-    """Map, table, picture, page and summary of a report with one map."""
-    from ferrojax.cli.info import versions
-    from ferrojax.io import write_csv, write_map
-    from ferrojax.report import map_statistics, polarization_figure, write_html, write_summary
+def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
+    """Read, find, fit, map and analyse; everything but files."""
+    progress("reading")
+    from ferrojax.polarization import map_with_model
+    from ferrojax.report import analyse_map
 
-    (pmap,) = report.maps.values()
-    write_map(folder / "map.hspy", pmap)
-    write_csv(folder / "map.csv", pmap)
+    crystal, remarks = load_crystal(settings.crystal)
+    image, alignment = read_image(settings)
+    made = map_with_model(image, crystal, settings.zone, mode=settings.mode, oxygen=settings.oxygen, progress=progress)
+    analysis = analyse_map(image, made, crystal, settings.zone, progress)
+    return Mapped(image, crystal, made[0], analysis, alignment, remarks)
+
+
+def read_image(settings: MapSettings) -> "tuple[Image, FrameAlignment | None]":
+    """The image of the file, or the average of its aligned frames."""
+    from ferrojax.acquisition import average_frames
+    from ferrojax.errors import InputError
+    from ferrojax.image import Image
+    from ferrojax.io import read
+
+    found = read(settings.image, settings.sampling, signal=settings.signal, stack=settings.frames)
+    if not isinstance(found, Image):
+        shape = f"shape {tuple(found.data.shape)}"
+        raise InputError("image", shape, "is a diffraction scan", "make an image of it first, or choose a signal")
+    return average_frames(found) if settings.frames else (found, None)
+
+
+def write_results(
+    folder: "Path", mapped: Mapped, settings: MapSettings, kind: str, seconds: Callable[[], float]
+) -> None:
+    """Map, tables, picture, page and summary."""
+    from ferrojax.cli.map_report import map_report, map_summary
+    from ferrojax.io import write_columns_csv, write_csv, write_map
+    from ferrojax.report import polarization_figure, write_html, write_summary
+
+    pmap, found = mapped.pmap, mapped.analysis.domains
+    domains = None if found is None else found.domains
+    write_map(folder / f"map.{kind}", pmap, domains)
+    write_csv(folder / "map.csv", pmap, domains)
+    write_columns_csv(folder / "columns.csv", pmap.columns)
+    report = map_report(mapped, settings)
     polarization_figure(report).savefig(folder / "map.png", dpi=130)
     write_html(folder / "report.html", report)
-    found = {"calibration": pmap.calibration.summary(), "versions": versions()}
-    write_summary(folder / "summary.json", {**settings, **map_statistics(pmap), **found})
+    write_summary(folder / "summary.json", map_summary(mapped, settings) | {"seconds": seconds()})

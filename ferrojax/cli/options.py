@@ -2,9 +2,16 @@
 
 import math
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ferrojax.errors import InputError
 
+if TYPE_CHECKING:
+    from ferrojax.crystal import Crystal
+
+MODES = ("HAADF", "ABF", "iDPC")
+FORMATS = ("hspy", "h5", "zarr")
 ZONE_REMEDY = "write three whole numbers such as 001, 110 or 1,-1,0"
 
 
@@ -35,3 +42,35 @@ def parse_sampling(text: str | None) -> tuple[float, float] | None:
         remedy = "write one positive number, or two as y,x, e.g. 0.2 or 0.19,0.21"
         raise InputError("sampling", text, "is no pixel size in Å", remedy)
     return values[0], values[-1]
+
+
+def parse_choice(field: str, text: str | None, choices: tuple[str, ...]) -> str | None:
+    """One of the choices, whatever the case; None stays None."""
+    if text is None:
+        return None
+    for choice in choices:
+        if text.strip().lower() == choice.lower():
+            return choice
+    raise InputError(field, text, "is unknown", f"choose one of {', '.join(choices)}")
+
+
+def parse_signal(text: str | None) -> str | int | None:
+    """Name of a signal in a file, or its number; None stays None."""
+    return int(text) if text is not None and text.strip().isdigit() else text
+
+
+def load_crystal(text: str) -> "tuple[Crystal, list[str]]":
+    """A material of the library by its name, or a crystal from a structure file by its path, and what to beware of."""
+    import warnings
+
+    from ferrojax.crystal import Crystal, available_materials, material
+
+    path = Path(text).expanduser()
+    if text in available_materials() or not (path.is_file() or path.suffix or "/" in text):
+        return material(text), []
+    if not path.is_file():
+        raise InputError("crystal", text, "does not exist", "give the path of a CIF or POSCAR, or a library name")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        crystal = Crystal.from_file(path)
+    return crystal, [str(warning.message) for warning in caught]

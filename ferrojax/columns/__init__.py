@@ -14,7 +14,9 @@ from ferrojax.columns.distortion import resampled_lines as resampled_lines
 from ferrojax.columns.distortion import scan_distortion as scan_distortion
 from ferrojax.columns.distortion import variance_split as variance_split
 from ferrojax.columns.find import FindOptions as FindOptions
+from ferrojax.columns.find import FoundColumns as FoundColumns
 from ferrojax.columns.find import find_columns as find_columns
+from ferrojax.columns.find import find_with_model as find_with_model
 from ferrojax.columns.jitter import ColumnShape as ColumnShape
 from ferrojax.columns.jitter import LineJitter as LineJitter
 from ferrojax.columns.jitter import common_misfit as common_misfit

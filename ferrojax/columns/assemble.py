@@ -49,20 +49,23 @@ def assemble(
     seeds: Seeds,
     verdict: tuple[np.ndarray, np.ndarray],
     calibration: Calibration | None,
-) -> Columns:
-    """Columns in Å: calibrated, or recorded Å without a calibration.
+) -> tuple[Columns, Float[np.ndarray, "2"]]:
+    """Columns in Å, calibrated, or recorded Å without a calibration; and the variance along x and y (Å²) that their
+    covariances hold beyond the fit's own, from the scatter of the lattice.
 
     verdict: rejection (n,) and which columns make up the lattice (n,).
     """
     rejection, anchored = verdict
     affine = np.linalg.inv(seeds.frame) if calibration is None else np.asarray(calibration.affine, float)
     factor = misfit(data, fit, np.maximum(seeds.column, 0), rejection == ACCEPTED)
-    covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
+    with np.errstate(invalid="ignore"):  # refused columns that the fit could not place have no finite error
+        covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
+    scatter = np.zeros(2)
     if anchored.any():
         scatter = scan_scatter(fit.position[anchored] @ affine.T, covariance[anchored], seeds.index[anchored])
         covariance = covariance + np.diag(scatter)
     kind = jnp.result_type(float)
-    return Columns(
+    columns = Columns(
         position=jnp.asarray(fit.position @ affine.T, kind),
         position_px=jnp.asarray(fit.position, kind),
         covariance=jnp.asarray(covariance, kind),
@@ -74,3 +77,4 @@ def assemble(
         rejection=jnp.asarray(rejection),
         calibration=calibration,
     )
+    return columns, scatter

@@ -1,14 +1,14 @@
 """From an image to fitted, indexed and calibrated columns."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from ferrojax.columns.assemble import assemble, rejections
 from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, Columns
-from ferrojax.columns.fit import FitSettings, fit_columns
+from ferrojax.columns.fit import FitSettings, FittedColumns, fit_columns
 from ferrojax.columns.noise import Noise
 from ferrojax.columns.oxygen import hidden_oxygen
 from ferrojax.columns.pixels import saturated_pixels
@@ -35,12 +35,34 @@ class FindOptions(TypedDict, total=False):
     progress: Callable[[str], None] | None
 
 
+class FoundColumns(NamedTuple):
+    """Columns of an image beside what the fit left of it.
+
+    columns: as `find_columns` returns them. model: (rows, cols) the fitted image, background included, in the image's
+    unit; variance: (rows, cols) of its noise as the fit weighted it, that unit squared; seen: (rows, cols), pixels that
+    counted. scatter: (2,) Å² along x and y that the covariances of all columns hold beyond the fit's own, because the
+    lattice scatters by so much more. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
+    mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
+    ambiguity: what the intensities could not decide, one line each.
+    """
+
+    columns: Columns
+    model: np.ndarray
+    variance: np.ndarray
+    seen: np.ndarray
+    scatter: np.ndarray
+    stray: np.ndarray
+    mode: str
+    dark: bool
+    ambiguity: tuple[str, ...]
+
+
 class _Options(NamedTuple):
-    mode: str | None
-    noise: Noise | None
-    core: float | None
-    oxygen: bool
-    progress: Callable[[str], None]
+    mode: str | None = None
+    noise: Noise | None = None
+    core: float | None = CORE
+    oxygen: bool = False
+    progress: Callable[[str], None] = lambda _: None
 
 
 def find_columns(
@@ -68,16 +90,27 @@ def find_columns(
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
     than 12 cells are complete.
     """
+    options: FindOptions = {"mode": mode, "noise": noise, "core": core, "oxygen": oxygen, "progress": progress}
+    return find_with_model(image, crystal, zone, **options).columns
+
+
+def find_with_model(
+    image: Image,
+    crystal: Crystal | None = None,
+    zone: Sequence[int] | None = None,
+    **options: Unpack[FindOptions],
+) -> FoundColumns:
+    """`find_columns`, with the fitted image and what the search decided; arguments and errors as there."""
     data = image_data(image)
     sampling = np.asarray(image.sampling, float)
-    options = _Options(mode, noise, core, oxygen, progress or (lambda _: None))
-    options.progress("finding columns")
+    chosen = _Options()._replace(**{k: v for k, v in options.items() if k != "progress" or v is not None})
+    chosen.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling, options)
+        return _unlabelled(data, sampling, chosen)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, (crystal, motif), options)
+    return _labelled(data, sampling, (crystal, motif), chosen)
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -100,7 +133,9 @@ def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
     return FitSettings(knots * seeds.scale, noise=options.noise, core=core, halo=options.oxygen)
 
 
-def _labelled(data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal, Motif], options: _Options) -> Columns:
+def _labelled(
+    data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal, Motif], options: _Options
+) -> FoundColumns:
     crystal, motif = seen_along
     seeds = seed_columns(data, sampling, motif, options.mode)
     options.progress(f"fitting {len(seeds.site)} columns")
@@ -113,6 +148,7 @@ def _labelled(data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal,
     if satellites is not None:
         fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
     options.progress("checking columns")
+    stray = fitted.position[len(seeds.site) :]
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
     rejection = rejections(fitted, seeds, bright)
@@ -120,10 +156,25 @@ def _labelled(data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal,
     if anchored.sum() < MIN_CELLS:
         raise too_few(int(anchored.sum()))
     calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
-    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
+    columns, scatter = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
     if seeds.mode == "HAADF":
         _check_contrast(columns, motif)
-    return columns
+    return _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
+
+
+def _found(assembled: tuple[Columns, np.ndarray], fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:
+    columns, scatter = assembled
+    return FoundColumns(
+        columns=columns,
+        model=seeds.polarity * fit.image,
+        variance=fit.variance,
+        seen=fit.seen,
+        scatter=scatter,
+        stray=stray,
+        mode=seeds.mode,
+        dark=seeds.polarity < 0,
+        ambiguity=seeds.ambiguity,
+    )
 
 
 def _check_contrast(columns: Columns, motif: Motif) -> None:
@@ -146,9 +197,10 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
         )
 
 
-def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> Columns:
+def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> FoundColumns:
     seeds = seed_positions(data, sampling)
     settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
     fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(data))
     rejection = rejections(fitted, seeds, data)
-    return assemble(data, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
+    assembled = assemble(data, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
+    return _found(assembled, fitted, seeds, np.zeros((0, 2)))

@@ -186,7 +186,7 @@ def _check_kind(data: np.ndarray, stack: bool, name: str) -> None:
         raise InputError("image", shown, "is not two-dimensional", _ONE_IMAGE)
     if data.ndim == 3 and not stack:
         problem = f"is a stack of {data.shape[0]} frames"
-        raise InputError("image", shown, problem, "stack=True reads them all, average_frames aligns and averages them")
+        raise InputError("image", shown, problem, "average what stack=True reads with average_frames, or use --frames")
     if data.ndim - stack > 4 or (data.ndim == 5 and not stack):
         raise InputError("image", shown, "is a series of diffraction scans", "stack=True reads them all")
     if min(data.shape[-2:]) < 2:

@@ -10,14 +10,18 @@ import numpy as np
 
 from ferrojax.columns import Calibration, Columns
 from ferrojax.errors import InputError
-from ferrojax.io.archive import restore, store
-from ferrojax.polarization import PolarizationMap
+from ferrojax.io.archive import put_array, restore, store
+from ferrojax.polarization import Domains, PolarizationMap
 
 DISPLACEMENT_CHANNELS = (
     ("x", "Å"), ("y", "Å"), ("displacement x", "Å"), ("displacement y", "Å"),
     ("covariance xx", "Å²"), ("covariance xy", "Å²"), ("covariance yy", "Å²"), ("valid", "1"),
 )  # fmt: skip
-POLARIZATION_CHANNELS = (("polarization x", "C/m²"), ("polarization y", "C/m²"))
+POLARIZATION_CHANNELS = (
+    ("polarization x", "C/m²"), ("polarization y", "C/m²"), ("polarization covariance xx", "C²/m⁴"),
+    ("polarization covariance xy", "C²/m⁴"), ("polarization covariance yy", "C²/m⁴"),
+)  # fmt: skip
+DOMAIN_CHANNELS = (("domain", "1"), ("domain confidence", "1"))
 UNITS = {
     "PolarizationMap.position": "Å", "PolarizationMap.position_px": "px", "PolarizationMap.displacement": "Å",
     "PolarizationMap.covariance": "Å²", "PolarizationMap.valid": "1", "PolarizationMap.polarization": "C/m²",
@@ -36,26 +40,38 @@ _GROUP, _FORMAT, _VERSION = "ferrojax", "ferrojax polarization map", 1
 _HDF5 = (".hspy", ".h5", ".hdf5")
 
 
-def channels(pmap: PolarizationMap) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
-    """The map as one array (ny, nx, channel), NaN where a cell is invalid, and (name, unit) per channel."""
-    covariance = np.asarray(pmap.covariance, float)
-    upper = covariance[..., (0, 0, 1), (0, 1, 1)]
+def channels(pmap: PolarizationMap, domains: Domains | None = None) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+    """The map as one array (ny, nx, channel), NaN where a cell is invalid, and (name, unit) per channel.
+
+    With domains also the number of every cell's domain, −1 outside all, and how sure its direction is.
+    """
+    upper = _upper(pmap.covariance)
     valid = np.asarray(pmap.valid)
     parts = [np.asarray(pmap.position, float), np.asarray(pmap.displacement, float), upper, valid[..., None]]
     names = DISPLACEMENT_CHANNELS
     if pmap.polarization is not None:
-        parts.append(np.asarray(pmap.polarization, float))
+        parts += [np.asarray(pmap.polarization, float), _upper(pmap.polarization_covariance())]
         names += POLARIZATION_CHANNELS
+    if domains is not None:
+        parts += [np.asarray(v, float)[..., None] for v in (domains.region, domains.confidence)]
+        names += DOMAIN_CHANNELS
     return np.concatenate(parts, axis=-1), names
 
 
-def write_map(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
+def _upper(covariance: Any) -> np.ndarray:
+    """(…, 3): xx, xy, yy."""
+    return np.asarray(covariance, float)[..., (0, 0, 1), (0, 1, 1)]
+
+
+def write_map(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Domains | None = None) -> None:
     """Write a map with its columns, calibration and provenance; the extension chooses the format.
 
     `.hspy`: opens in HyperSpy and RosettaSciIO as one signal with navigation axes (row, column) of cells and one
     signal axis of channels, whose names and units are in its metadata under `ferrojax`. `.h5`, `.hdf5`: plain HDF5.
     `.zarr`: a folder in Zarr format 3. All three hold one array a field of PolarizationMap (for `.hspy` in the group
     `ferrojax`), its unit in the attribute `units`, and read back with `read_map`.
+    domains: of `domain_map(...)`, on the map's grid; a group `domains` holds their label, region, confidence and
+    variants, which `read_map` passes over. The errors of the polarization hold the response's.
     Errors: InputError for another extension, or a folder that is no Zarr store.
     """
     path = _checked_path(path)
@@ -64,17 +80,17 @@ def write_map(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
 
         if path.exists() and not (path / "zarr.json").is_file():
             raise InputError("path", path.name, "exists and is no Zarr store", "give a new name ending in .zarr")
-        _store(zarr.open_group(path, mode="w", zarr_format=3), pmap)
+        _store(zarr.open_group(path, mode="w", zarr_format=3), pmap, domains)
         return
     import h5py
 
     if path.suffix.lower() == ".hspy":
-        _write_hspy(path, pmap)
+        _write_hspy(path, pmap, domains)
         with h5py.File(path, "a") as file:
-            _store(file.create_group(_GROUP), pmap)
+            _store(file.create_group(_GROUP), pmap, domains)
         return
     with h5py.File(path, "w") as file:
-        _store(file, pmap)
+        _store(file, pmap, domains)
 
 
 def read_map(path: str | os.PathLike[str]) -> PolarizationMap:
@@ -110,9 +126,16 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _store(group: Any, pmap: PolarizationMap) -> None:
+def _store(group: Any, pmap: PolarizationMap, domains: Domains | None) -> None:
     group.attrs.update({"format": _FORMAT, "version": _VERSION, "convention": CONVENTION})
     store(group, pmap, UNITS)
+    spread = pmap.polarization_covariance()
+    if spread is not None:
+        put_array(group, "polarization_covariance", np.asarray(spread), "C²/m⁴")
+    if domains is not None:
+        inside = group.create_group("domains")
+        for name in ("label", "region", "confidence", "variant"):
+            put_array(inside, name, np.asarray(getattr(domains, name)), "1")
 
 
 def _restore(group: Any, name: str) -> PolarizationMap:
@@ -124,10 +147,10 @@ def _restore(group: Any, name: str) -> PolarizationMap:
     return restore(group, _KINDS, name)
 
 
-def _write_hspy(path: Path, pmap: PolarizationMap) -> None:
+def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> None:
     from rsciio.hspy import file_writer
 
-    data, names = channels(pmap)
+    data, names = channels(pmap, domains)
     axes = [
         {"name": name, "units": unit, "size": size, "offset": 0.0, "scale": 1.0, "navigate": navigate}
         for name, unit, size, navigate in zip(
@@ -139,6 +162,7 @@ def _write_hspy(path: Path, pmap: PolarizationMap) -> None:
         "channel_units": [unit for _, unit in names],
         "provenance": {key: str(value) for key, value in pmap.provenance},
         "calibration": _arrays(pmap.calibration),
+        "first_cell": "" if pmap.first_cell is None else list(pmap.first_cell),
         "convention": CONVENTION,
     }
     metadata = {
@@ -160,9 +184,9 @@ def _write_hspy(path: Path, pmap: PolarizationMap) -> None:
     file_writer(str(path), signal, show_progressbar=False)
 
 
-def write_csv(path: str | os.PathLike[str], pmap: PolarizationMap) -> None:
+def write_csv(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Domains | None = None) -> None:
     """Write one row a cell, UTF-8, with units in the header; an invalid cell has `nan` and valid 0."""
-    data, names = channels(pmap)
+    data, names = channels(pmap, domains)
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         titles = (name if unit == "1" else f"{name} ({unit})" for name, unit in names)

@@ -33,9 +33,11 @@ from ferrojax.polarization.map import CellFrames as CellFrames
 from ferrojax.polarization.map import PolarizationMap as PolarizationMap
 from ferrojax.polarization.map import Predictor as Predictor
 from ferrojax.polarization.map import cell_frames as cell_frames
+from ferrojax.polarization.map import cell_members as cell_members
 from ferrojax.polarization.map import displacement_statistics as displacement_statistics
 from ferrojax.polarization.map import map_from_columns as map_from_columns
 from ferrojax.polarization.map import map_polarization as map_polarization
+from ferrojax.polarization.map import map_with_model as map_with_model
 from ferrojax.polarization.map import valid_indices as valid_indices
 from ferrojax.polarization.map import with_prediction as with_prediction
 from ferrojax.polarization.octahedra import octahedral_rotation as octahedral_rotation

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ferrojax.columns import SITES, Calibration, Columns, FindOptions, find_columns
+from ferrojax.columns import SITES, Calibration, Columns, FindOptions, FoundColumns, find_with_model
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
@@ -94,6 +94,14 @@ def map_polarization(
     is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it is drawn.
     Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
     """
+    result, _ = map_with_model(image, crystal, zone, **options)
+    return result if predictor is None else with_prediction(result, image, predictor)
+
+
+def map_with_model(
+    image: Image, crystal: Crystal, zone: Sequence[int] = (0, 0, 1), **options: Unpack[FindOptions]
+) -> tuple[PolarizationMap, FoundColumns]:
+    """The classical map, with the fitted image that it rests on; arguments and errors as `map_polarization`."""
     motif = projected_motif(crystal, zone)
     if not len(motif.shell_weight):
         raise InputError(
@@ -102,13 +110,12 @@ def map_polarization(
             f"{crystal.name} shows no separate A and B column along it",
             "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
         )
-    columns = find_columns(image, crystal, zone, **options)
+    found = find_with_model(image, crystal, zone, **options)
     facts = [
         ("image", image.name),
         ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
     ]
-    result = map_from_columns(columns, crystal, motif, tuple(facts))
-    return result if predictor is None else with_prediction(result, image, predictor)
+    return map_from_columns(found.columns, crystal, motif, tuple(facts)), found
 
 
 def map_from_columns(
@@ -116,27 +123,20 @@ def map_from_columns(
 ) -> PolarizationMap:
     """The classical map from columns that are fitted and indexed."""
     assert columns.calibration is not None
-    row = {name: _grid_rows(columns, name) for name in "AB"}
-    cells = sorted(row["B"])
-    shell = [tuple(int(v) for v in s) for s in motif.shell_index]
-    whole = [(c, [row["A"].get((c[0] + i, c[1] + j)) for i, j in shell]) for c in cells]
-    whole = [(c, around) for c, around in whole if None not in around]
-    if len(whole) < MIN_CELLS:
+    index, b, a = cell_members(columns, motif)
+    if len(index) < MIN_CELLS:
         raise InputError(
             "image",
-            f"{len(whole)} complete cells",
+            f"{len(index)} complete cells",
             "has too few columns",
             f"give an image of at least {MIN_CELLS} cells",
         )
-    a = np.array([around for _, around in whole])
-    b = np.array([row["B"][c] for c, _ in whole])
     weight = jnp.asarray(motif.shell_weight, columns.position.dtype)
     displacement, covariance = displacement_operator(
         columns.position[a], columns.covariance[a], columns.position[b], columns.covariance[b], weight
     )
     centre = jnp.einsum("k,nki->ni", weight, columns.position[a])
     centre_px = jnp.einsum("k,nki->ni", weight, columns.position_px[a])
-    index = np.array([c for c, _ in whole])
     first = index.min(0)
     index = index - first
     shape = (int(index[:, 1].max()) + 1, int(index[:, 0].max()) + 1)
@@ -163,6 +163,16 @@ def map_from_columns(
         first_cell=(int(first[0]), int(first[1])),
         response_error=None if response is None else crystal.response_error,
     )
+
+
+def cell_members(columns: Columns, motif: Motif) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lattice index (n, 2) of the complete cells, row of the B column (n,) and of the A neighbours (n, k) of each."""
+    row = {name: _grid_rows(columns, name) for name in "AB"}
+    shell = [tuple(int(v) for v in s) for s in motif.shell_index]
+    whole = [(c, [row["A"].get((c[0] + i, c[1] + j)) for i, j in shell]) for c in sorted(row["B"])]
+    whole = [(c, around) for c, around in whole if None not in around]
+    index = np.array([c for c, _ in whole], int).reshape(-1, 2)
+    return index, np.array([row["B"][c] for c, _ in whole], int), np.array([around for _, around in whole], int)
 
 
 def _grid_rows(columns: Columns, label: str) -> dict[tuple[int, int], int]:

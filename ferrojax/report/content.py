@@ -1,9 +1,10 @@
 """What a report holds: plain data, gathered by a command and drawn by the figure and page writers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ferrojax.columns import Columns
@@ -33,6 +34,29 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One drawing with its words, for the composed figure and for the page alike.
+
+    on_image: it covers the area of the image, and gets a row of its own where that is flat.
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Axes], None]
+    on_image: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, then tables, then panels."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    panels: Sequence[Panel] = ()
+
+
+@dataclass(frozen=True)
 class MapReport:
     """Everything that the figure and the page of a polarization map show.
 
@@ -40,6 +64,7 @@ class MapReport:
     columns: the fitted columns to draw on the image; None takes those of the first map.
     facts: (name, value) pairs: calibration, settings, versions, seeds.
     pictures: (title, caption, figure), shown after the maps.
+    sections: shown after the maps. checks: panels that the composed figure adds as a last row, three at most.
     """
 
     title: str
@@ -52,3 +77,5 @@ class MapReport:
     facts: Sequence[tuple[str, object]] = ()
     notes: Sequence[str] = ()
     pictures: Sequence[tuple[str, str, Figure]] = field(default=())
+    sections: Sequence[Section] = ()
+    checks: Sequence[Panel] = ()

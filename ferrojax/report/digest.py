@@ -10,7 +10,7 @@ def map_statistics(pmap: PolarizationMap) -> dict[str, object]:
     """Valid cells; (x, y) in pm: mean displacement, its standard error, robust spread, typical σ of a cell.
 
     The standard error of the mean is a block bootstrap's: it knows of scatter and its correlation between cells,
-    not of a common bias.
+    not of a common bias. The error of the polarization adds the response's own.
     """
     found = displacement_statistics(pmap)
     spread = np.asarray(found["spread"])
@@ -21,9 +21,12 @@ def map_statistics(pmap: PolarizationMap) -> dict[str, object]:
         "spread_pm": spread.tolist(),
         "sigma_pm": np.asarray(found["standard_error"]).tolist(),
     }
-    if pmap.polarization is not None:
-        valid = np.asarray(pmap.valid)
-        statistics["mean_polarization_C_per_m2"] = np.asarray(pmap.polarization)[valid].mean(axis=0).tolist()
+    if pmap.polarization is not None and pmap.response is not None:
+        mean = np.asarray(pmap.polarization, float)[np.asarray(pmap.valid)].mean(axis=0)
+        scatter = np.asarray(pmap.response, float) ** 2 @ (np.asarray(found["mean_error"]) / 100) ** 2
+        error = np.sqrt(scatter + ((pmap.response_error or 0.0) * mean) ** 2)
+        statistics["mean_polarization_C_per_m2"] = mean.tolist()
+        statistics["mean_polarization_error_C_per_m2"] = error.tolist()
     return statistics
 
 
@@ -37,9 +40,29 @@ def map_facts(pmap: PolarizationMap) -> list[tuple[str, str]]:
         ("σ of a cell (x, y)", f"{_pair(found['sigma_pm'], '')} pm"),
     ]
     if "mean_polarization_C_per_m2" in found:
-        mean = found["mean_polarization_C_per_m2"]
-        facts.append(("mean polarization implied (x, y)", f"{_pair(mean, digits=3)} C/m²"))
+        mean, error = (100 * np.asarray(found[f"mean_polarization{k}_C_per_m2"]) for k in ("", "_error"))
+        facts.append(("mean polarization implied (x, y)", f"{_pair(mean)} ± {_pair(error, '')} µC/cm²"))
     return facts
+
+
+def response_sentence(pmap: PolarizationMap) -> str:
+    """What of the polarization is measured and what inferred, and how sure that is."""
+    kind = dict(pmap.provenance).get("response")
+    if kind is None or pmap.response is None:
+        return (
+            "Measured: the displacement. No polarization is given, because the crystal has no charges or no soft mode."
+        )
+    how = {
+        "born": "by Born effective charges, with oxygen taken to follow the soft mode",
+        "mode-effective": "by a mode-effective charge, a polarization over the displacement that goes with it",
+    }.get(kind, kind)
+    error = pmap.response_error
+    sure = "unknown" if error is None else f"{100 * error:.0f} %, common to all cells"
+    along = "against" if float(np.trace(np.asarray(pmap.response))) < 0 else "along"
+    return (
+        "Measured: the displacement of B against A in the plane of the image. Inferred: the polarization, "
+        f"{how}; relative error of that step: {sure}. It points {along} the displacement that the arrows show."
+    )
 
 
 def calibration_facts(calibration: Calibration) -> list[tuple[str, str]]:

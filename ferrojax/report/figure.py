@@ -1,18 +1,16 @@
 """The picture of a report: the image, then a row of panels for every map of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ferrojax.image import Image
 from ferrojax.report import panels
 from ferrojax.report.colour import round_up
-from ferrojax.report.content import MapReport
+from ferrojax.report.content import MapReport, Panel
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -25,16 +23,8 @@ STYLE = {
     "svg.hashsalt": "ferrojax",
 }
 ZOOM_CELLS = 7
+WIDTH, ROW = 17.0, 5.1  # inches
 ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One drawing with its words, for the composed figure and for the page alike."""
-
-    title: str
-    caption: str
-    draw: Callable[[Axes], None]
 
 
 @contextmanager
@@ -44,31 +34,59 @@ def figure_style() -> Iterator[None]:
 
 
 def polarization_figure(report: MapReport) -> Figure:
-    """Image with fitted columns, close-up and magnitudes; then arrows, σ and displacement plane per map."""
-    rows = 1 + len(report.maps)
+    """Image with fitted columns, close-up and magnitudes; arrows, σ and displacement plane per map; the checks.
+
+    Three panels a row; where the image is flat, those on its area take a row each.
+    """
+    groups = [image_panels(report), *map_panels(report).values()]
+    if report.checks:
+        groups.append(tuple(report.checks))
+    flat = flatness(report)
+    rows, heights = _rows(groups, flat)
     with figure_style():
-        figure = Figure(figsize=(17, 5.1 * rows + 0.7), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained", facecolor="white")
         figure.suptitle(report.title, fontsize=16, fontweight="bold")
         figure.supxlabel(ARROWS, fontsize=11, color="0.25")
-        groups = [image_panels(report), *map_panels(report).values()]
-        for axes, group in zip(figure.subplots(rows, 3, squeeze=False), groups, strict=True):
-            for ax, panel in zip(axes, group, strict=True):
+        grid = figure.add_gridspec(len(rows), 3, height_ratios=heights)
+        for number, row in enumerate(rows):
+            for column, panel in enumerate(row):
+                whole = flat >= panels.FLAT and panel.on_image
+                ax = figure.add_subplot(grid[number, :] if whole else grid[number, column])
                 ax.set_title(panel.title)
                 panel.draw(ax)
         figure.canvas.draw()  # lays the figure out while its style holds
     return figure
 
 
-def panel_figure(panel: Panel, width: float = 5.4) -> Figure:
-    """One panel alone, `width` inches wide; its title and caption belong to the page."""
+def _rows(groups: list[tuple[Panel, ...]], flat: float) -> tuple[list[tuple[Panel, ...]], list[float]]:
+    """Panels row by row, and the rows' heights in inches."""
+    if flat < panels.FLAT:
+        return groups, [ROW] * len(groups)
+    every = [panel for group in groups for panel in group]
+    wide = [panel for panel in every if panel.on_image]
+    small = [panel for panel in every if not panel.on_image]
+    rows = [(panel,) for panel in wide] + [tuple(small[k : k + 3]) for k in range(0, len(small), 3)]
+    return rows, [0.8 * WIDTH / flat + 1.2] * len(wide) + [ROW] * (len(rows) - len(wide))
+
+
+def flatness(report: MapReport) -> float:
+    """Width over height of the image in Å."""
+    rows, cols = report.image.data.shape
+    step = np.asarray(calibrated(report).sampling, float)
+    return float(cols * step[1] / (rows * step[0]))
+
+
+def panel_figure(panel: Panel, width: float = 5.4, flat: float = 1.0) -> Figure:
+    """One panel alone, `width` inches wide; its title and caption belong to the page. flat: of the image."""
     with figure_style():
-        figure = Figure(figsize=(width, 0.9 * width), layout="constrained", facecolor="white")
+        height = 0.9 * width if flat < panels.FLAT else 0.8 * width / flat + 1.2
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         panel.draw(figure.subplots())
         figure.canvas.draw()
     return figure
 
 
-def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
+def image_panels(report: MapReport) -> tuple[Panel, ...]:
     """The image with every column, a close-up, and how large the displacements are."""
     points = column_points(report)
     window = close_up(report, points)
@@ -76,7 +94,7 @@ def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
     return (
         Panel(
             "Image and fitted columns", "Every accepted column, by site.",
-            lambda ax: panels.draw_columns(ax, image, points, None),
+            lambda ax: panels.draw_columns(ax, image, points, None), on_image=True,
         ),
         Panel(
             "Close-up", "Fitted positions on the pixels around the middle of the image.",
@@ -89,7 +107,7 @@ def image_panels(report: MapReport) -> tuple[Panel, Panel, Panel]:
     )  # fmt: skip
 
 
-def map_panels(report: MapReport) -> dict[str, tuple[Panel, Panel, Panel]]:
+def map_panels(report: MapReport) -> dict[str, tuple[Panel, ...]]:
     """Arrows, σ and displacement plane of every map, on common scales so that maps can be compared."""
     maps = report.maps.values()
     shifts = np.concatenate([np.linalg.norm(panels.displacement_pm(pmap), axis=-1) for pmap in maps])
@@ -100,11 +118,11 @@ def map_panels(report: MapReport) -> dict[str, tuple[Panel, Panel, Panel]]:
         name: (
             Panel(
                 f"{name}: displacement", f"{ARROWS} Full colour and the arrow of the key: {full:g} pm.",
-                lambda ax, pmap=pmap: panels.draw_arrows(ax, pmap, full),
+                lambda ax, pmap=pmap: panels.draw_arrows(ax, pmap, full), on_image=True,
             ),
             Panel(
                 f"{name}: uncertainty", "One standard error of the displacement, per axis.",
-                lambda ax, pmap=pmap: panels.draw_sigma(ax, pmap, limits),
+                lambda ax, pmap=pmap: panels.draw_sigma(ax, pmap, limits), on_image=True,
             ),
             Panel(
                 f"{name}: displacement plane", "One point a cell; a cloud as wide as the ellipse is noise.",

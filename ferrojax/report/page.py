@@ -12,11 +12,12 @@ from string import Template
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferrojax.report.content import Curve, MapReport, Table
-from ferrojax.report.figure import figure_style, image_panels, map_panels, panel_figure
-from ferrojax.report.panels import MAP_COLOUR
+from ferrojax.report.content import Curve, MapReport, Panel, Section, Table
+from ferrojax.report.figure import figure_style, flatness, image_panels, map_panels, panel_figure
+from ferrojax.report.panels import FLAT, MAP_COLOUR
 
 DPI = 150
+WIDE = 12.0  # inches
 
 
 def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
@@ -28,6 +29,7 @@ def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
         notes=_notes(report.notes),
         tables="".join(_table(table) for table in report.tables),
         maps=_maps(report),
+        sections="".join(_written(section, flatness(report)) for section in report.sections),
         curves=_section("Curves", "".join(_curve(curve) for curve in report.curves)),
         pictures=_section("More pictures", "".join(_picture(*each) for each in report.pictures)),
         facts=_facts(report.facts),
@@ -36,14 +38,34 @@ def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
 
 
 def _maps(report: MapReport) -> str:
-    """The arrows of a map get twice the width of its other panels."""
-    image = "".join(_picture(panel.title, panel.caption, panel_figure(panel)) for panel in image_panels(report))
-    sections = [_section("The image", image)]
+    """The arrows of a map get twice the width of its other panels, and a row of their own where the image is flat."""
+    flat = flatness(report)
+    sections = [_section("The image", _drawn(image_panels(report), flat))]
     for name, (arrows, *others) in map_panels(report).items():
-        figures = [_picture(arrows.title, arrows.caption, panel_figure(arrows, width=7.5))]
-        figures += [_picture(panel.title, panel.caption, panel_figure(panel)) for panel in others]
-        sections.append(_section(name, "".join(figures), "grid map"))
+        if flat >= FLAT:
+            sections.append(_section(name, _drawn([arrows, *others], flat)))
+            continue
+        figures = _picture(arrows.title, arrows.caption, panel_figure(arrows, width=7.5)) + _drawn(others, flat)
+        sections.append(_section(name, figures, "grid map"))
     return "".join(sections)
+
+
+def _drawn(panels: Iterable[Panel], flat: float) -> str:
+    """Figures of panels; those on a flat image take a row each."""
+    parts = []
+    for panel in panels:
+        wide = panel.on_image and flat >= FLAT
+        figure = panel_figure(panel, width=WIDE, flat=flat) if wide else panel_figure(panel)
+        parts.append(_picture(panel.title, panel.caption, figure, "wide" if wide else ""))
+    return "".join(parts)
+
+
+def _written(section: Section, flat: float) -> str:
+    text = "".join(f'<p class="text">{escape(line)}</p>' for line in section.text)
+    tables = "".join(_table(table, "h3") for table in section.tables)
+    figures = _drawn(section.panels, flat)
+    grid = f'<div class="grid">{figures}</div>' if figures else ""
+    return f"<section><h2>{escape(section.title)}</h2>{text}{tables}{grid}</section>"
 
 
 def _section(title: str, figures: str, layout: str = "grid") -> str:
@@ -52,8 +74,8 @@ def _section(title: str, figures: str, layout: str = "grid") -> str:
     return f'<section><h2>{escape(title)}</h2><div class="{layout}">{figures}</div></section>'
 
 
-def _picture(title: str, caption: str, figure: Figure) -> str:
-    return _figure(title, caption, "png", _rendered(figure, "png"))
+def _picture(title: str, caption: str, figure: Figure, kind: str = "") -> str:
+    return _figure(title, caption, ("png", _rendered(figure, "png")), kind)
 
 
 def _curve(curve: Curve) -> str:
@@ -67,7 +89,7 @@ def _curve(curve: Curve) -> str:
         ax.grid(color="0.9", lw=0.7)
         ax.legend(frameon=False)
         drawn = _rendered(figure, "svg")
-    return _figure(curve.title, "", "svg+xml", drawn)
+    return _figure(curve.title, "", ("svg+xml", drawn))
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -77,18 +99,21 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(title: str, caption: str, kind: str, drawn: bytes) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(drawn).decode()}"
+def _figure(title: str, caption: str, drawn: tuple[str, bytes], kind: str = "") -> str:
+    """drawn: format and content of the picture; kind: class of the figure."""
+    source = f"data:image/{drawn[0]};base64,{base64.b64encode(drawn[1]).decode()}"
     words = f"<strong>{escape(title)}</strong> {escape(caption)}"
-    return f'<figure><img alt="{escape(title)}" src="{source}"><figcaption>{words}</figcaption></figure>'
+    opening = f'<figure class="{kind}">' if kind else "<figure>"
+    return f'{opening}<img alt="{escape(title)}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, heading: str = "h2") -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<section><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<section><{heading}>{escape(table.title)}</{heading}>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{note}</section>"
     )
 
@@ -102,6 +127,8 @@ def shown(value: object) -> str:
     """A value as a reader wants it: four significant digits, a dash for what is not known."""
     if isinstance(value, float | np.floating):
         return f"{value:.4g}" if np.isfinite(value) else "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(shown(item) for item in value)
     if hasattr(value, "__array__"):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Ellipse
 from matplotlib_scalebar.scalebar import ScaleBar
@@ -13,6 +14,8 @@ from ferrojax.polarization import PolarizationMap, displacement_statistics
 from ferrojax.report.colour import direction_colours, draw_wheel
 
 PM = 100.0  # pm per Å
+FLAT = 2.2
+"""Width over height from which panels on the image get a row of their own."""
 SITE_COLOUR = {"A": "#ffb000", "B": "#00d0ff", "O": "#ff5a7a"}
 CELL_TINT = 0.55  # a cell is a paler, its arrow a darker shade of the direction's colour
 ARROW_SHADE = 0.72
@@ -34,23 +37,28 @@ def draw_columns(
     ax: Axes, image: Image, points: Mapping[str, np.ndarray], window: tuple[float, float, float, float] | None
 ) -> None:
     """The image with its fitted columns, (n, 2) pixels (x, y) by site; window is (x0, x1, y0, y1) pixels."""
-    data = np.asarray(image.data)
-    low, high = np.nanpercentile(data, (0.5, 99.7))
-    smooth = "nearest" if window is None else "bicubic"
-    ax.imshow(data, cmap="gray", vmin=low, vmax=high, interpolation=smooth)
+    show_image(ax, image, window)
     for site, at in points.items():
         colour = SITE_COLOUR.get(site, "white")
         if window is None:
             ax.plot(*at.T, ".", color=colour, markersize=3.4, markeredgewidth=0, label=site)
         else:
             ax.plot(*at.T, "o", mfc="none", mec=colour, markersize=9, markeredgewidth=1.6, label=site)
+    ax.legend(loc="upper right", fontsize=9, framealpha=0.85, markerscale=3 if window is None else 0.7)
+
+
+def show_image(ax: Axes, image: Image, window: tuple[float, float, float, float] | None) -> None:
+    """The image, or a window (x0, x1, y0, y1) px of it, with its scale bar."""
+    data = np.asarray(image.data)
+    low, high = np.nanpercentile(data, (0.5, 99.7))
+    smooth = "nearest" if window is None else "bicubic"
+    ax.imshow(data, cmap="gray", vmin=low, vmax=high, interpolation=smooth)
     rows, cols = data.shape
     x0, x1, y0, y1 = (-0.5, cols - 0.5, -0.5, rows - 0.5) if window is None else window
     ax.set(xlim=(x0, x1), ylim=(y1, y0), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_aspect(float(image.sampling[0] / image.sampling[1]))
-    ax.legend(loc="upper right", fontsize=9, framealpha=0.85, markerscale=3 if window is None else 0.7)
-    _scale_bar(ax, float(image.sampling[1]) / 10)
+    add_scale_bar(ax, float(image.sampling[1]) / 10)
 
 
 def draw_arrows(ax: Axes, pmap: PolarizationMap, full: float) -> None:
@@ -59,7 +67,7 @@ def draw_arrows(ax: Axes, pmap: PolarizationMap, full: float) -> None:
     at = np.asarray(pmap.position)
     shift = PM * np.asarray(pmap.displacement)
     colour = direction_colours(shift[valid], full)
-    cells = PolyCollection(list(_outlines(at)[valid]), facecolors=1 - CELL_TINT * (1 - colour), linewidths=0)
+    cells = PolyCollection(list(outlines(at)[valid]), facecolors=1 - CELL_TINT * (1 - colour), linewidths=0)
     ax.add_collection(cells)
     step = _lattice(at)
     length = 1.2 * np.sqrt(abs(np.linalg.det(step)))  # an arrow of full length spans a little over a cell
@@ -68,23 +76,51 @@ def draw_arrows(ax: Axes, pmap: PolarizationMap, full: float) -> None:
         color=ARROW_SHADE * direction_colours(shift[valid], 0.0), width=0.005, headwidth=3.6, headlength=4,
         headaxislength=3.5, minlength=0.3,
     )  # fmt: skip
-    _cell_axes(ax, at)
-    ax.quiverkey(arrows, 1.105, 0.70, full, f"{full:g} pm", labelpos="S", coordinates="axes")
-    _scale_bar(ax, 0.1)
-    draw_wheel(ax.inset_axes((1.02, 0.80, 0.17, 0.17)))
+    frame_cells(ax, at)
+    add_scale_bar(ax, 0.1)
+    size = 0.17 / max(1.0, _flatness(ax) / FLAT)
+    height = min(1.0, size * max(1.0, _flatness(ax)))
+    ax.quiverkey(arrows, 1.02 + size / 2, 0.97 - 1.6 * height, full, f"{full:g} pm", labelpos="S", coordinates="axes")
+    draw_wheel(ax.inset_axes((1.02, 0.97 - height, size, height)))
+
+
+def _flatness(ax: Axes) -> float:
+    """Width over height of what the axes show."""
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    aspect = ax.get_aspect()
+    return abs((x1 - x0) / (y1 - y0)) / (1.0 if isinstance(aspect, str) else aspect)
 
 
 def draw_sigma(ax: Axes, pmap: PolarizationMap, limits: tuple[float, float]) -> None:
     """Standard error of the displacement, per axis, in pm, with its colour bar."""
-    at, valid = np.asarray(pmap.position), np.asarray(pmap.valid)
-    cells = PolyCollection(list(_outlines(at)[valid]), array=sigma_pm(pmap)[valid], cmap="cmc.batlow", linewidths=0)
+    draw_cells(ax, pmap, sigma_pm(pmap), "σ per axis (pm)", limits, "cmc.batlow")
+
+
+def draw_cells(
+    ax: Axes, pmap: PolarizationMap, value: np.ndarray, label: str, limits: tuple[float, float], colours: str
+) -> None:
+    """One value (ny, nx) a cell as colour, with its bar; cells that are NaN stay blank."""
+    at = np.asarray(pmap.position)
+    known = np.isfinite(value) & np.asarray(pmap.valid)
+    cells = PolyCollection(list(outlines(at)[known]), array=value[known], cmap=colours, linewidths=0)
     cells.set_clim(*limits)
     ax.add_collection(cells)
-    _cell_axes(ax, at)
-    _scale_bar(ax, 0.1)
-    over = "max" if float(np.nanmax(sigma_pm(pmap))) > limits[1] else "neither"
-    bar = ax.figure.colorbar(cells, ax=ax, fraction=0.046, pad=0.02, extend=over, shrink=0.9)
-    bar.set_label("σ per axis (pm)")
+    frame_cells(ax, at)
+    add_scale_bar(ax, 0.1)
+    below, above = (bool((value[known] < limits[0]).any()), bool((value[known] > limits[1]).any()))
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    add_colour_bar(ax, cells, label, ends[below, above])
+
+
+def add_colour_bar(ax: Axes, drawn: ScalarMappable, label: str, extend: str) -> None:
+    """A bar as high as the axes' box beside it, or below it where that is flat."""
+    flat = _flatness(ax)
+    if flat < FLAT:
+        bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0.04, 0.04, 0.92)), extend=extend)
+    else:
+        place = ax.inset_axes((0.3, -0.035 * flat, 0.4, 0.012 * flat))
+        bar = ax.figure.colorbar(drawn, cax=place, extend=extend, orientation="horizontal")
+    bar.set_label(label)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
@@ -95,7 +131,7 @@ def draw_plane(ax: Axes, pmap: PolarizationMap, full: float) -> None:
     ax.axvline(0, color="0.75", lw=0.8, zorder=0)
     ax.scatter(*shift.T, s=13, c=direction_colours(shift, full), edgecolors="0.35", linewidths=0.25)
     found = displacement_statistics(pmap)
-    mean, error = np.asarray(found["mean"]), np.asarray(found["spread"]) / np.sqrt(found["n"])
+    mean, error = np.asarray(found["mean"]), np.asarray(found["mean_error"])
     label = f"mean ({mean[0]:+.1f}, {mean[1]:+.1f}) ± ({error[0]:.1f}, {error[1]:.1f}) pm"
     ax.plot(*mean, "P", color="black", markersize=10, markeredgecolor="white", label=label)
     covariance = np.median(PM**2 * np.asarray(pmap.covariance)[np.asarray(pmap.valid)], axis=0)
@@ -128,13 +164,14 @@ def _lattice(at: np.ndarray) -> np.ndarray:
     return np.stack([np.nanmedian(np.diff(at, axis=axis).reshape(-1, 2), axis=0) for axis in (1, 0)])
 
 
-def _outlines(at: np.ndarray) -> np.ndarray:
+def outlines(at: np.ndarray) -> np.ndarray:
     """(ny, nx, 4, 2): the corners of every cell."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
     return at[..., None, :] + corners @ _lattice(at)
 
 
-def _cell_axes(ax: Axes, at: np.ndarray) -> None:
+def frame_cells(ax: Axes, at: np.ndarray) -> None:
+    """Axes in Å about the cells, y down, without ticks."""
     low, high = np.nanmin(at, axis=(0, 1)), np.nanmax(at, axis=(0, 1))
     margin = 0.03 * float(max(high - low)) + 2
     bar = 0.07 * float(high[1] - low[1])  # room for the scale bar below the cells
@@ -143,7 +180,8 @@ def _cell_axes(ax: Axes, at: np.ndarray) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _scale_bar(ax: Axes, nm_per_unit: float) -> None:
+def add_scale_bar(ax: Axes, nm_per_unit: float) -> None:
+    """A scale bar in the lower left corner."""
     bar = ScaleBar(
         nm_per_unit, "nm", length_fraction=0.25, location="lower left", box_alpha=0.8, frameon=True,
         font_properties={"size": 9}, border_pad=0.5, rotation="horizontal-only",

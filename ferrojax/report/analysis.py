@@ -1,0 +1,175 @@
+"""What a report says of a classical map beyond the map: its fit's residual, its scan, its lattice, its domains."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from ferrojax.columns import (
+    SITES,
+    Columns,
+    FoundColumns,
+    ScanDistortion,
+    VarianceSplit,
+    displacement_jitter,
+    scan_distortion,
+    variance_split,
+)
+from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
+from ferrojax.crystal import Crystal, projected_motif
+from ferrojax.crystal.zone import Motif
+from ferrojax.errors import InputError
+from ferrojax.image import Image
+from ferrojax.polarization import (
+    DomainMap,
+    LocalLattice,
+    PolarizationMap,
+    Strain,
+    Wall,
+    cell_members,
+    crystal_lattice,
+    domain_map,
+    map_lattice,
+    strain,
+    winding_number,
+)
+
+SIGNIFICANT = 3.0
+"""Standard errors of a cell's own displacement above which its direction counts for a vortex."""
+MAX_TURN = 135.0
+"""Degrees; see `winding_number`."""
+T = TypeVar("T")
+A_NEIGHBOUR = "an A neighbour is refused or outside the image"
+
+
+class Winding(NamedTuple):
+    """Plaquettes of four significant cells: vortices (+1), antivortices (−1), and how many there are at all."""
+
+    vortices: int
+    antivortices: int
+    plaquettes: int
+
+
+class MapAnalysis(NamedTuple):
+    """All of it; None where it cannot be told, and then `reasons` says why under the same name.
+
+    residual: (rows, cols) data − model over the standard deviation of the noise, NaN where a pixel did not count.
+    """
+
+    found: FoundColumns
+    residual: np.ndarray
+    lattice: LocalLattice
+    strain: Strain
+    winding: Winding
+    distortion: ScanDistortion | None
+    split: VarianceSplit | None
+    domains: DomainMap | None
+    reasons: dict[str, str]
+
+    @property
+    def walls(self) -> tuple[Wall, ...]:
+        """The walls to believe: of a kind that the crystal has, and clear of the scatter of the cells."""
+        return () if self.domains is None else tuple(wall for wall in self.domains.walls if wall.kind)
+
+
+def analyse_map(
+    image: Image,
+    made: tuple[PolarizationMap, FoundColumns],
+    crystal: Crystal,
+    zone: Sequence[int],
+    progress: Callable[[str], None] = lambda _: None,
+) -> MapAnalysis:
+    """Look at a map as its report shows it; made: what `map_with_model` returned for that image."""
+    pmap, found = made
+    reasons: dict[str, str] = {}
+    progress("measuring the scan")
+    distortion = _or_reason(lambda: scan_distortion(upright(image, found), pmap.columns), "distortion", reasons)
+    motif = projected_motif(crystal, zone)
+    split = None if distortion is None else spread_split(pmap, found, distortion, motif)
+    progress("looking for domains")
+    domains = _or_reason(lambda: domain_map(pmap, crystal, zone), "domains", reasons)
+    progress("measuring the local lattice")
+    lattice = map_lattice(pmap)
+    return MapAnalysis(
+        found=found,
+        residual=normalised_residual(image, found),
+        lattice=lattice,
+        strain=strain(lattice, crystal_lattice(pmap)),
+        winding=significant_winding(pmap),
+        distortion=distortion,
+        split=split,
+        domains=domains,
+        reasons=reasons,
+    )
+
+
+def _or_reason(compute: Callable[[], T], name: str, reasons: dict[str, str]) -> T | None:
+    try:
+        return compute()
+    except InputError as error:
+        reasons[name] = str(error)
+        return None
+
+
+def upright(image: Image, found: FoundColumns) -> Image:
+    """The image with bright columns: turned over where they are dark."""
+    return Image(-image.data, image.sampling, name=image.name) if found.dark else image
+
+
+def normalised_residual(image: Image, found: FoundColumns) -> np.ndarray:
+    """(rows, cols) data − model in standard deviations of the noise, single precision; NaN where not counted."""
+    z = (np.asarray(image.data, float) - found.model) / np.sqrt(np.maximum(found.variance, 1e-300))
+    return np.where(found.seen, z, np.nan).astype(np.float32)
+
+
+def spread_split(pmap: PolarizationMap, found: FoundColumns, distortion: ScanDistortion, motif: Motif) -> VarianceSplit:
+    """Scatter of the cells' displacements (Å²) split into counting, line jitter and the rest.
+
+    The covariances of the columns hold the lattice's own excess scatter; it is taken out again here, because line
+    jitter is a part of it. Variation of the displacement itself, from domains to gradients, is in the rest.
+    """
+    columns, weight = pmap.columns, np.asarray(motif.shell_weight, float)
+    _, b, a = cell_members(columns, motif)
+    at = np.nonzero(np.asarray(pmap.valid))
+    displacement, covariance = (np.asarray(v, float)[at] for v in (pmap.displacement, pmap.covariance))
+    counting = covariance - np.diag(found.scatter) * (1 + (weight**2).sum())
+    y = np.asarray(columns.position_px, float)[:, 1]
+    scale = float(np.sqrt(np.linalg.det(np.asarray(pmap.calibration.affine, float))))
+    width = np.asarray(columns.width, float) / scale
+    of_b, of_a = float(np.median(width[b])), float(np.median(width[a]))
+    jitter = displacement_jitter(distortion.jitter, (y[b], of_b), (y[a], of_a), weight)
+    return variance_split(displacement, counting, jitter * scale**2)
+
+
+def significant_winding(pmap: PolarizationMap) -> Winding:
+    """Vortices and antivortices among cells whose own displacement is significant, so that noise makes none."""
+    shift, valid = np.asarray(pmap.displacement, float), np.asarray(pmap.valid)
+    covariance = np.where(valid[..., None, None], np.asarray(pmap.covariance, float), np.eye(2))
+    square = np.einsum(
+        "yxi,yxi->yx", np.nan_to_num(shift), np.linalg.solve(covariance, np.nan_to_num(shift)[..., None])[..., 0]
+    )
+    turns = np.asarray(winding_number(pmap.displacement, valid & (square > SIGNIFICANT**2), MAX_TURN))
+    return Winding(int((turns > 0).sum()), int((turns < 0).sum()), int(np.isfinite(turns).sum()))
+
+
+def refused_columns(found: FoundColumns) -> dict[str, int]:
+    """Reason -> number of columns, in the order of REJECTIONS; reasons that did not occur are left out."""
+    count = Counter(np.asarray(found.columns.rejection).tolist())
+    count[OFF_LATTICE] += len(found.stray)
+    return {REJECTIONS[k]: count[k] for k in range(len(REJECTIONS)) if k != ACCEPTED and count[k]}
+
+
+def unmapped_cells(pmap: PolarizationMap) -> dict[str, int]:
+    """Reason -> number of cells whose B column was sought but that have no displacement."""
+    columns: Columns = pmap.columns
+    if pmap.first_cell is None:
+        return {}
+    chosen = np.nonzero(np.asarray(columns.site) == SITES.index("B"))[0]
+    at = np.asarray(columns.lattice_index)[chosen] - np.asarray(pmap.first_cell)
+    valid = np.asarray(pmap.valid)
+    inside = ((at >= 0) & (at < valid.shape[::-1])).all(1)
+    mapped = np.zeros(len(chosen), bool)
+    mapped[inside] = valid[at[inside, 1], at[inside, 0]]
+    reasons = np.asarray(columns.rejection)[chosen[~mapped]]
+    return dict(Counter(f"B column: {REJECTIONS[k]}" if k != ACCEPTED else A_NEIGHBOUR for k in reasons))

@@ -1,0 +1,167 @@
+"""What the report of a map says of an image of known truth: a wall, two vacancies, a corner without lattice."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ferrojax import Image, material
+from ferrojax.cli.map import Mapped, MapSettings
+from ferrojax.cli.map_report import map_report, map_summary
+from ferrojax.polarization import map_with_model
+from ferrojax.report import analyse_map, refused_columns, unmapped_cells, write_html
+from ferrojax.report.analysis import normalised_residual, spread_split
+from ferrojax.report.checks import EXPLAINED, REASON_COLOUR, draw_refused
+from ferrojax.report.lattice_panels import lattice_quantities
+from ferrojax.report.summary import plain
+
+CELLS, PIXELS, STEP = 17, 12, 3.97 / 12
+WALL, SHIFT = 8, 0.16
+"""Columns of cells left of the wall; Å that B is displaced down on its left and up on its right."""
+VACANT = ((4, 6), (12, 3))
+CORNER = 48
+MARGIN = 0.2
+
+
+def expected_counts() -> np.ndarray:
+    """PbTiO3 along [001] in counts: A at the corners of the cells, B near the middle, no column in one corner."""
+    n = CELLS * PIXELS
+    axis = np.arange(n)
+
+    def profile(centre, width):
+        return np.exp(-0.5 * ((axis - centre) / width) ** 2)
+
+    image = np.full((n, n), 20.0)
+    for i, j in np.ndindex(CELLS + 1, CELLS + 1):
+        image += 600 * np.outer(profile((j + MARGIN) * PIXELS, 1.4), profile((i + MARGIN) * PIXELS, 1.4))
+        if (i, j) not in VACANT:
+            x, y = b_place(i, j)
+            image += 220 * np.outer(profile(y, 1.3), profile(x, 1.3))
+    image[-CORNER:, -CORNER:] = 150.0
+    return image
+
+
+def b_place(i: int, j: int) -> tuple[float, float]:
+    """px (x, y) of the B column of cell (i along x, j along y)."""
+    down = SHIFT if i < WALL else -SHIFT
+    return (i + 0.5 + MARGIN) * PIXELS, (j + 0.5 + MARGIN) * PIXELS + down / STEP
+
+
+@pytest.fixture(scope="module")
+def truth() -> np.ndarray:
+    return expected_counts()
+
+
+@pytest.fixture(scope="module")
+def mapped(truth) -> Mapped:
+    image = Image(np.random.default_rng(0).poisson(truth).astype(np.float32), (STEP, STEP), name="phantom")
+    crystal = material("PbTiO3")
+    made = map_with_model(image, crystal, (0, 0, 1), mode="HAADF")
+    return Mapped(image, crystal, made[0], analyse_map(image, made, crystal, (0, 0, 1)), None, ["a remark"])
+
+
+def test_the_wall_is_found_where_it_is(mapped):
+    (wall,) = mapped.analysis.walls
+    assert wall.kind == ("180",)
+    assert wall.character == "neutral"
+    assert not wall.resolved
+    scale = float(mapped.pmap.calibration.affine[0, 0])
+    middle = (WALL - 0.5 + 0.5 + MARGIN) * PIXELS * scale
+    assert np.abs(wall.position[:, 0] - middle).max() < 0.5 * PIXELS * scale
+    assert mapped.analysis.winding.vortices == mapped.analysis.winding.antivortices == 0
+
+
+def test_vacancies_are_refused_as_no_column_at_their_places(mapped):
+    columns = mapped.pmap.columns
+    refused = np.asarray(columns.rejection_reason) == "no column"
+    at = np.asarray(columns.position_px)[refused]
+    for i, j in VACANT:
+        assert np.linalg.norm(at - b_place(i, j), axis=1).min() < 0.4 * PIXELS
+
+
+def test_a_part_without_lattice_is_not_mapped_and_its_loss_is_counted(mapped):
+    pmap = mapped.pmap
+    at = np.asarray(pmap.position_px)[np.asarray(pmap.valid)]
+    assert not (at > CELLS * PIXELS - CORNER + 0.5 * PIXELS).all(axis=1).any()
+    lost = unmapped_cells(pmap)
+    assert sum(lost.values()) + int(pmap.valid.sum()) == int((np.asarray(pmap.columns.site) == 1).sum())
+    assert lost["B column: no column"] >= len(VACANT)
+
+
+def test_every_refused_column_is_counted_marked_and_explained(mapped):
+    found = mapped.analysis.found
+    count = refused_columns(found)
+    assert sum(count.values()) == int((~found.columns.accepted).sum()) + len(found.stray)
+    assert count.keys() <= EXPLAINED.keys() == REASON_COLOUR.keys()
+    ax = Figure().subplots()
+    draw_refused(ax, mapped.image, found)
+    marked = {line.get_label().split(":")[0]: len(line.get_xdata()) for line in ax.lines if ":" in line.get_label()}
+    assert {name: n for name, n in marked.items() if name != "accepted"} == count
+
+
+def test_residual_is_noise_of_the_size_that_counting_makes(mapped, truth):
+    found, residual = mapped.analysis.found, mapped.analysis.residual
+    inner = np.s_[2 * PIXELS : -CORNER - 2 * PIXELS, 2 * PIXELS : -2 * PIXELS]
+    assert residual[inner].std() == pytest.approx(1.0, abs=0.1)
+    ratio = found.variance[inner] / truth[inner]
+    assert 0.7 < np.median(ratio) < 1.4
+    assert np.abs(found.model[inner] - truth[inner]).max() < 6 * np.sqrt(truth[inner].max())
+
+
+def test_residual_does_not_depend_on_the_unit_of_the_image(mapped):
+    found = mapped.analysis.found
+    other = found._replace(model=7 * found.model - 3, variance=49 * found.variance)
+    image = Image(7 * mapped.image.data - 3, mapped.image.sampling)
+    again = normalised_residual(image, other)
+    np.testing.assert_allclose(again, mapped.analysis.residual, atol=1e-3)
+
+
+def test_counting_noise_explains_the_spread_where_nothing_varies(mapped):
+    """Along x every B is in the middle of its cell, so that only counting moves it; the wall is in y alone."""
+    split = mapped.analysis.split
+    assert split is not None
+    assert np.sqrt(split.counting[0] / split.total[0]) == pytest.approx(1.0, abs=0.25)
+    assert split.rest[1] + split.scan[1] > 10 * split.counting[1]
+    np.testing.assert_allclose(split.total[1], split.counting[1] + split.scan[1] + split.rest[1], rtol=1e-6)
+
+
+def test_scatter_of_the_lattice_is_taken_out_of_the_counting_noise(mapped):
+    """Columns whose covariances hold s² more each have cells that hold (1 + Σw²) s² more, Σw² = 1/4 of four A."""
+    from ferrojax.crystal import projected_motif
+
+    pmap, found, distortion = mapped.pmap, mapped.analysis.found, mapped.analysis.distortion
+    assert distortion is not None
+    motif = projected_motif(mapped.crystal, (0, 0, 1))
+    more = found._replace(scatter=found.scatter + 1e-6)
+    one, other = (spread_split(pmap, each, distortion, motif) for each in (found, more))
+    np.testing.assert_allclose(one.counting - other.counting, 1.25e-6, rtol=1e-3)
+
+
+def test_lattice_quantities_agree_with_each_other(mapped):
+    """With the crystal's 397 pm along both axes, strain along x is the relative length of the vector along x."""
+    found = {q.name: q for q in lattice_quantities(mapped.analysis.lattice, mapped.analysis.strain)}
+    length, strain = found["lattice vector 1"], found["strain along x"]
+    cell = 100 * float(mapped.crystal.cell[0, 0])
+    np.testing.assert_allclose(length.value, cell * (1 + strain.value / 100), rtol=2e-4)
+    assert length.spread == pytest.approx(float(np.nanmedian(length.error)), rel=0.5)
+
+
+def test_page_and_summary_show_the_same_figures(mapped, tmp_path):
+    settings = MapSettings("phantom.npz", "PbTiO3", (0, 0, 1), None, "HAADF", False, None, False, 0)
+    report = map_report(mapped, settings)
+    write_html(tmp_path / "report.html", report)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    summary = json.loads(json.dumps(plain(map_summary(mapped, settings)), allow_nan=False))
+    (wall,) = summary["domains"]["walls"]
+    assert wall["type_degrees"] == ["180"]
+    assert f"{wall['charge']:+.1f} ± {wall['charge_error']:.1f}" in page
+    for reason, number in summary["columns"]["refused"].items():
+        assert f'<td>{reason}</td><td class="number">{number}</td><td>{EXPLAINED[reason]}' in page
+    for key in ("total", "counting", "scan", "rest"):
+        x, y = summary["spread_split_pm"][key]
+        assert f"<td>{x:.2f}</td><td>{y:.2f}</td>" in page
+    assert "Crystal: a remark." in page
+    assert "It points against the displacement" in page
+    assert "://" not in page
+    assert page.count("<img") == page.count('src="data:image/')
