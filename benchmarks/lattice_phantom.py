@@ -1,11 +1,17 @@
 """Images of a crystal with every distortion that indexing must survive, and the exact truth beside them."""
 
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
+from ferrojax.columns.columns import ACCEPTED
+from ferrojax.columns.orientation import equal_view
+from ferrojax.columns.place import inside
+from ferrojax.columns.seeds import Seeds
 from ferrojax.crystal.zone import Motif
 
 EXPONENT = {"HAADF": 1.0, "iDPC": 0.55, "ABF": 0.45}
@@ -44,7 +50,6 @@ class Scene:
     width: float = 0.45
     shift: float = 0.15
     seed: int = 0
-    extra: dict = field(default_factory=dict)
 
 
 class Truth(NamedTuple):
@@ -186,3 +191,56 @@ def _with_edge(image: np.ndarray, scene: Scene, rng) -> np.ndarray:
     out[:, start:] = rim[:, start:]
     out[:, (start + cols) // 2 :] = 0.02
     return out
+
+
+def marks(seeds: Seeds, truth: Truth, motif: Motif, scene: Scene) -> dict[str, float]:
+    """Numbers of columns that count, that are found, and that are found and indexed right; false positives."""
+    gap = seeds.gap * seeds.scale
+    regions = 2 if scene.walls == "antiphase" else 1
+    size = np.array([scene.shape[1] * (1 - scene.edge), scene.shape[0]]) - 1
+    counts = ((truth.position > gap) & (truth.position < size - gap)).all(1)
+    shown = np.isin(truth.column, seeds.column)
+    counts &= shown & ~truth.beside_seam
+    usable = np.nonzero(seeds.rejection == ACCEPTED)[0]
+    miss, near = KDTree(seeds.position[usable]).query(truth.position)
+    hit = miss < 0.3 * gap
+    near = usable[near]
+    right = np.zeros(len(hit), bool)
+    for _ in range(regions):
+        right |= hit & _agrees(seeds, truth, motif, near, hit & ~right)
+    on = usable[inside(seeds.position[usable], scene.shape)]
+    away, _ = KDTree(truth.position).query(seeds.position[on])
+    inner = ((seeds.position[on] > gap) & (seeds.position[on] < size - gap)).all(1)
+    inner |= seeds.position[on, 0] > size[0] + gap  # beyond the crystal
+    false = inner & (away > 0.3 * gap)
+    return {
+        "columns": int(counts.sum()),
+        "found": int((counts & hit).sum()),
+        "right": int((counts & right).sum()),
+        "false": int(false.sum()),
+    }
+
+
+def _agrees(seeds: Seeds, truth: Truth, motif: Motif, near: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """(n,) where label and cell agree under the symmetry and origin that most of `among` share."""
+    best = np.zeros(len(near), bool)
+    turns = [np.array(t).reshape(2, 2) for t in itertools.product((-1, 0, 1), repeat=4)]
+    for turn in turns:
+        if abs(np.linalg.det(turn)) != 1 or np.linalg.det(turn) < 0:
+            continue
+        frame = np.linalg.inv(motif.lattice) @ turn @ motif.lattice
+        if np.abs(frame @ frame.T - np.eye(2)).max() > 0.15 or not equal_view(motif, np.eye(2), frame.T):
+            continue
+        # index + fraction of a column, turned, against the seed's, up to one shift
+        place = (truth.index + motif.position[truth.column]) @ turn
+        seen = seeds.index[near] + motif.position[seeds.column[near]]
+        offset = np.round((seen - place) * 24).astype(int)
+        values, count = np.unique(offset[among], axis=0, return_counts=True)
+        if not len(values):
+            continue
+        agree = (offset == values[np.argmax(count)]).all(1)
+        label = np.array(motif.label)
+        agree &= label[truth.column] == label[seeds.column[near]]
+        if agree.sum() > best.sum():
+            best = agree
+    return best

@@ -1,10 +1,8 @@
 """All cells of a lattice in an image: every region that grows, cleaned of what grew into nothing."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ferrojax.columns.index import Candidates, Cells, grow_cells, nearest, neighbourhood_mean, within
+from ferrojax.columns.index import Candidates, Cells, filled, grow_cells, nearest, neighbourhood_mean, within
 from ferrojax.columns.orientation import Orientation
 from ferrojax.columns.pixels import find_peaks
 from ferrojax.columns.template import anchor, cell_match
@@ -17,15 +15,7 @@ _REGION = 12  # cells
 _STARTS = 12
 
 
-class Found(NamedTuple):
-    """Cells of all regions; amplitude (n,) of the drawn cell and likeness (n,), 0 where it was not seen."""
-
-    cells: Cells
-    likeness: np.ndarray
-    amplitude: np.ndarray
-
-
-def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation: Orientation, gap: float) -> Found:
+def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation: Orientation, gap: float) -> Cells:
     """Grow the lattice from the orientation's origin, then from whatever else looks like the cell.
 
     flat: columns bright. gap: px, nearest distance between cations. Cells of later regions are indexed on the
@@ -57,14 +47,12 @@ def find_cells(flat: np.ndarray, trusted: np.ndarray, motif: Motif, orientation:
             break
     if not regions:
         return _none()
-    regions = _joined(regions)
-    cells = Cells(*(np.concatenate(parts) for parts in zip(*regions, strict=True)))
-    return Found(cells, height[cells.candidate], strong[cells.candidate])
+    whole = [filled(region) for region in _joined(regions)]
+    return Cells(*(np.concatenate(parts) for parts in zip(*whole, strict=True)))
 
 
-def _none() -> Found:
-    empty = Cells(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)), *np.zeros((3, 0)))
-    return Found(empty, np.zeros(0), np.zeros(0))
+def _none() -> Cells:
+    return Cells(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)), *np.zeros((3, 0)))
 
 
 def _start(candidates: Candidates, near: np.ndarray, lattice: np.ndarray) -> int:
@@ -118,6 +106,9 @@ def _joined(regions: list[Cells]) -> list[Cells]:
         base = int(near[here])
         gap = region.position[here] - known.position[base]
         lattice = 0.5 * (region.lattice[here] + known.lattice[base])
-        offset = known.index[base] - region.index[here] + np.round(gap @ np.linalg.inv(lattice)).astype(int)
+        steps = gap @ np.linalg.inv(lattice)
+        # a half step is rounded outwards, so that no two cells of different regions get the same index
+        whole = (np.sign(steps) * np.ceil(np.abs(steps) - 0.25)).astype(int)
+        offset = known.index[base] - region.index[here] + whole
         done.append(region._replace(index=region.index + offset))
     return done

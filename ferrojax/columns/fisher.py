@@ -7,10 +7,11 @@ with it cost little, and the covariance of a column needs its own surroundings o
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ferrojax.columns.model import ImageModel, Parameters, curvature, window_pixels
+from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
 _BATCH = 512
 _INNER = 30
@@ -41,7 +42,7 @@ class Normal(eqx.Module):
 
 
 def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
-    """(n, 6, 6): derivative by parameter a = Gaussian of unit height × rows[a] · (1, dx, dy, dx², dx dy, dy²)."""
+    """(n, 6, 6): the derivative by parameter a is rows[a] · (profile, slope × (dx, dy, dx², dx dy, dy²))."""
 
     def one(amplitude, shape):
         a, b, c = curvature(shape)
@@ -60,12 +61,61 @@ def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
     return jax.vmap(one)(p.amplitude, p.shape)
 
 
-def basis(position, shape, x, y) -> Float[Array, "6 rows cols"]:
-    """Gaussian of unit height × (1, dx, dy, dx², dx dy, dy²) on pixels x (cols,) and y (rows,)."""
-    dx, dy = jnp.broadcast_arrays(x[None, :] - position[0], y[:, None] - position[1])
-    a, b, c = curvature(shape)
-    height = jnp.exp(-0.5 * (a * dx**2 + 2 * b * dx * dy + c * dy**2))
-    return height * jnp.stack([jnp.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2])
+_MONOMIAL = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+"""Powers of dx and dy."""
+_PX, _PY = (np.array(power) for power in zip(*_MONOMIAL, strict=True))
+
+
+def _powers(d: Float[Array, " s"], most: int) -> Float[Array, "s k"]:
+    return jnp.stack([d**k for k in range(most + 1)], -1)
+
+
+def _own_block(position, shape, halo, x, y, w) -> tuple[Array, Array]:
+    """Σ w b bᵀ over pixels (6, 6) for b = (profile, slope × (dx, dy, dx², dx dy, dy²)), and w × (slope, profile)."""
+    height, slope = profile(quadratic(position, shape, x, y), halo)
+    dx, dy = _powers(x - position[0], 4), _powers(y - position[1], 4)
+    moments = dy.T @ (w * slope**2) @ dx
+    mixed = dy[:, :3].T @ (w * slope * height) @ dx[:, :3]
+    block = moments[_PY[:, None] + _PY, _PX[:, None] + _PX]
+    edge = mixed[_PY, _PX].at[0].set((w * height**2).sum())
+    return block.at[0].set(edge).at[:, 0].set(edge), jnp.stack([w * slope, w * height])
+
+
+def _cross_block(position, weighted, x, y, splines) -> Float[Array, "6 qy qx"]:
+    """Σ b · spline(y) · spline(x) over pixels, for b as in `_own_block`; weighted: what it returned."""
+    sy, sx = splines
+    dx, dy = _powers(x - position[0], 2), _powers(y - position[1], 2)
+    left = (dy[:, :, None] * sy[:, None, :]).reshape(len(sy), -1)
+    right = (dx[:, :, None] * sx[:, None, :]).reshape(len(sx), -1)
+    table = (left.T @ weighted[0] @ right).reshape(3, sy.shape[1], 3, sx.shape[1])
+    return table.transpose(0, 2, 1, 3)[_PY, _PX].at[0].set(sy.T @ weighted[1] @ sx)
+
+
+def _pair_block(one, other, x, y, w) -> Float[Array, "6 6"]:
+    """Σ w b b′ᵀ over pixels for two columns (position, shape, halo), b as in `_own_block`."""
+    height, slope = profile(quadratic(one[0], one[1], x, y), one[2])
+    height_2, slope_2 = profile(quadratic(other[0], other[1], x, y), other[2])
+    dx, dy = _powers(x - one[0][0], 4), _powers(y - one[0][1], 4)
+    moments = (dy.T @ (w * slope * slope_2) @ dx)[_PY[:, None] + _PY, _PX[:, None] + _PX]
+    first = (dy[:, :3].T @ (w * height * slope_2) @ dx[:, :3])[_PY, _PX]
+    last = (dy[:, :3].T @ (w * slope * height_2) @ dx[:, :3])[_PY, _PX]
+    block = moments.at[0].set(first) @ _shifted(one[0] - other[0]).T
+    return block.at[:, 0].set(last.at[0].set((w * height * height_2).sum()))
+
+
+def _shifted(by: Float[Array, "2"]) -> Float[Array, "6 6"]:
+    """The monomials of d + by as sums of those of d."""
+    u, v = by
+    one, zero = jnp.ones_like(u), jnp.zeros_like(u)
+    rows = [
+        [one, zero, zero, zero, zero, zero],
+        [u, one, zero, zero, zero, zero],
+        [v, zero, one, zero, zero, zero],
+        [u**2, 2 * u, zero, one, zero, zero],
+        [u * v, v, u, zero, one, zero],
+        [v**2, zero, 2 * v, zero, zero, one],
+    ]
+    return jnp.stack([jnp.stack(r) for r in rows])
 
 
 def binned(values: Float[Array, "*batch m"], step: int) -> Float[Array, "*batch k"]:
@@ -78,16 +128,14 @@ def gradient(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols
     x, y = window_pixels(model, p.position.dtype)
 
     def one(item):
-        position, shape, x, y, r = item
+        position, shape, halo, x, y, r = item
         dx, dy = x - position[0], y - position[1]
-        a, b, c = curvature(shape)
-        e = r * jnp.exp(-0.5 * (a * dx[None] ** 2 + 2 * b * dx[None] * dy[:, None] + c * dy[:, None] ** 2))
-        by_row = jnp.stack([e.sum(1), e @ dx, e @ dx**2])  # moments in x of every row
-        one, first = jnp.ones_like(dy), by_row @ dy
-        zeroth = by_row @ one
-        return jnp.stack([zeroth[0], zeroth[1], first[0], zeroth[2], first[1], by_row[0] @ dy**2])
+        height, slope = profile(quadratic(position, shape, x, y), halo)
+        e = r * slope
+        zeroth, first, second = e.sum(1), e @ dx, e @ dx**2  # moments in x of every row
+        return jnp.stack([(r * height).sum(), first.sum(), zeroth @ dy, second.sum(), first @ dy, zeroth @ dy**2])
 
-    moments = jax.vmap(one)((p.position, p.shape, x, y, model.cut(weighted)))
+    moments = jax.vmap(one)((p.position, p.shape, model.halo, x, y, model.cut(weighted)))
     columns = jnp.einsum("nab,nb->na", to_parameters(p), moments) * model.free[:, None]
     return columns, model.rows.T @ weighted @ model.cols
 
@@ -103,21 +151,18 @@ def normal_blocks(
     x, y = (binned(a, step) / step for a in window_pixels(model, dtype))
     w = binned(jnp.moveaxis(binned(model.cut(weight), step), 1, 2), step).swapaxes(1, 2)
     rows = to_parameters(p) * model.free[:, None, None]
-    spline_y, spline_x = _local_splines(model, step)
 
     def column(item):
-        position, shape, t, x, y, w, sy, sx = item
-        b = t @ basis(position, shape, x, y).reshape(6, -1)
-        bw = b * w.ravel()
-        return bw @ b.T, jnp.einsum("ayx,yp,xq->apq", bw.reshape(6, *w.shape), sy, sx)
+        position, shape, halo, t, x, y, w, splines = item
+        block, weighted = _own_block(position, shape, halo, x, y, w)
+        return t @ block @ t.T, jnp.einsum("ab,bpq->apq", t, _cross_block(position, weighted, x, y, splines))
 
-    own, cross = lax.map(column, (p.position, p.shape, rows, x, y, w, spline_y, spline_x), batch_size=_BATCH)
+    items = (p.position, p.shape, model.halo, rows, x, y, w, _local_splines(model, step))
+    own, cross = lax.map(column, items, batch_size=_BATCH)
 
     def pair(edge):
-        i, j = edge
-        a = rows[i] @ basis(p.position[i], p.shape[i], x[i], y[i]).reshape(6, -1)
-        b = rows[j] @ basis(p.position[j], p.shape[j], x[i], y[i]).reshape(6, -1)
-        return (a * w[i].ravel()) @ b.T
+        one, other = ((p.position[k], p.shape[k], model.halo[k]) for k in edge)
+        return rows[edge[0]] @ _pair_block(one, other, x[edge[0]], y[edge[0]], w[edge[0]]) @ rows[edge[1]].T
 
     pairs = lax.map(pair, model.edge, batch_size=_BATCH)
     own = own.at[:, jnp.arange(6), jnp.arange(6)].add(precision * model.free[:, None])

@@ -16,6 +16,8 @@ _COUNT = 512
 """Columns and overlaps come in multiples, so that few programs are compiled."""
 _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
+_HALO_REACH = 1.33
+"""How much farther windows reach where columns have halos."""
 _LEAST_CORE = 2.0
 """Widths that count round a column in any case."""
 
@@ -27,12 +29,14 @@ class FitSettings(NamedTuple):
     spread: of the columns' widths round their group's (log), a third of it for ellipticities.
     core: px; pixels farther from every column do not count (None: all do), because there a real image has what the
     model does not draw: wide tails and faint columns.
-    noise: None estimates it. reach: of a column's window, in widths. rounds: of four steps.
+    halo: whether columns have wide tails, all alike. noise: None estimates it.
+    reach: of a column's window, in widths. rounds: of four steps.
     """
 
     knots: float
     spread: float = 0.1
     core: float | None = None
+    halo: bool = False
     noise: Noise | None = None
     reach: float = 4.5
     rounds: int = 4
@@ -99,8 +103,9 @@ def fit_columns(
         noise=noise,
         mask=seen,
         core=core,
+        halo=settings.halo,
         tie=held,
-        rounds=settings.rounds if satellites is None else 2 * settings.rounds,
+        rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
 
@@ -137,7 +142,14 @@ def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
     fill += len(drawn)
     inside = np.concatenate([inside, np.zeros(fill, bool)])
     group = np.concatenate([group, np.full(fill, -1)])
-    model = plan_model(position, data.shape, width=width, reach=settings.reach, knots=settings.knots, free=free)
+    model = plan_model(
+        position,
+        data.shape,
+        width=width,
+        reach=settings.reach * (_HALO_REACH if settings.halo else 1.0),
+        knots=settings.knots,
+        free=free,
+    )
     edge = np.asarray(model.edge)
     edge = edge[free[edge].all(1)]
     count = -(-max(len(edge), 1) // (2 * _COUNT)) * 2 * _COUNT

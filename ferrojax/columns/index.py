@@ -184,6 +184,16 @@ def within(cells: Cells, position: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray,
     return ~far & (board.known[corner].sum(1) >= 3)
 
 
+def filled(cells: Cells, least: int = 5) -> Cells:
+    """The same cells of one region with the holes among them: unknown cells with `least` of eight neighbours known."""
+    for _ in range(2):
+        around = surround(cells, 1)
+        near = _board_of(cells, 2)
+        count = near.known[near.row(around.index[:, None] + _RING)].sum(1)
+        cells = Cells(*(np.concatenate(parts) for parts in zip(cells, around.chosen(count >= least), strict=True)))
+    return cells
+
+
 def neighbourhood_mean(cells: Cells, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of a value (n,) over the cells within two steps, itself included, and how many of the 25 there are."""
     board = _board_of(cells, 2)

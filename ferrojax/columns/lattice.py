@@ -208,7 +208,7 @@ def score(found: Reflections, motif: Motif, px_per_angstrom: np.ndarray, recorde
 
 
 def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray) -> Fit | None:
-    """The best map that fits clearly once the recorded pixel size counts for nothing, and whose scale is far from it."""
+    """The best map that fits clearly when the recorded pixel size counts for nothing and that is far from it."""
     for fit in tile_fits(tile, motif, recorded, any_scale=True):
         scale = 0.5 * np.log(np.linalg.det(fit.frame) / np.linalg.det(recorded))
         if fit.score > _CLEAR and fit.explained > _CLEAR_SHARE and abs(scale) > np.log1p(MAX_SCALE_ERROR):

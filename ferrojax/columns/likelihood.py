@@ -13,11 +13,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ferrojax.columns.fisher import GROUND_PRECISION, gradient, normal_blocks, position_covariance, solve
-from ferrojax.columns.model import ImageModel, Parameters
+from ferrojax.columns.model import HALO, ImageModel, Parameters, quadratic, window_pixels
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
 
 _SPREADS = (1e-2, 0.3)
 """Spread of the shapes in the first rounds."""
+_HALO_COLUMNS, _MOST_HALO = 20, 0.5
+"""Columns that are enough to tell their halo, and the largest halo there is."""
+_STRANGE = 3.0
+"""Standard deviations beyond which a pixel says nothing about halos."""
 _FAITHFUL = 1e-2
 """Of the image's range: columns outside the image keep to what is known beforehand as if the noise were at least that,
 because position, width and height of a mere tail cannot be told apart."""
@@ -25,7 +29,7 @@ _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
 _STEPS = 4
 """A round at most."""
-_CONVERGED = 1e-6
+_CONVERGED = 1e-5
 """Relative change of the weighted squares at which a round ends."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
@@ -66,6 +70,7 @@ def maximum_likelihood(
     noise: Noise | None = None,
     mask: Bool[Array, "rows cols"] | None = None,
     core: float | None = None,
+    halo: bool = False,
     tie: Callable[[Parameters], Parameters] | None = None,
     rounds: int = 4,
 ) -> Fit:
@@ -73,7 +78,7 @@ def maximum_likelihood(
 
     start: columns within a width or so. noise: None estimates it from the residuals (level and slope).
     mask: pixels that count. core: px; pixels farther from every column do not count (None: all do).
-    tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
+    halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
     """
     whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
     known = noise
@@ -92,11 +97,16 @@ def maximum_likelihood(
         seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
         return seen, *_climb(model, data, seen, p, noise, prior, (damping, jnp.asarray(steps)))
 
-    for spread in (*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS))):
+    for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         p = p if tie is None else tie(p)
         seen, p, image, damping, _ = climb(p, spread, _STEPS)
         if known is None:
             noise = estimate_noise(data - image, image, seen)
+            if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
+                flat = jnp.zeros((), data.dtype)
+                noise = FittedNoise(noise.variance(image).mean(), flat, flat)
+        if halo and turn > 0:
+            model = _with_halo(model, p, (data, image, whole / noise.variance(image)), shapes)
     p = p if tie is None else tie(p)
     seen, p, image, _, covariance = climb(p, shapes.spread, 0)
     return Fit(p, image, covariance, noise, seen)
@@ -105,6 +115,32 @@ def maximum_likelihood(
 @eqx.filter_jit
 def _near(model: ImageModel, position, radius) -> Array:
     return model.near(position, radius)
+
+
+def _with_halo(model: ImageModel, p: Parameters, seen_as, shapes: ShapePrior) -> ImageModel:
+    """The model with the halo that all columns share one Gauss–Newton step on, other parameters free to follow."""
+    if shapes.trusted.sum() < _HALO_COLUMNS:
+        return model
+    data, image, weight = seen_as
+    weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
+    seen_as = data, image, weight
+    height = jnp.clip(model.halo[0] + _halo_step(model, p, seen_as), 0.0, _MOST_HALO)
+    return eqx.tree_at(lambda m: m.halo, model, jnp.full_like(model.halo, height))
+
+
+@eqx.filter_jit
+def _halo_step(model: ImageModel, p: Parameters, seen_as) -> Float[Array, ""]:
+    data, image, weight = seen_as
+    normal = normal_blocks(model, p, weight, jnp.ones((len(p.position), 6), p.position.dtype))
+    x, y = window_pixels(model, p.position.dtype)
+    wide = jax.vmap(lambda q, s, x, y: jnp.exp(-0.5 * quadratic(q, s, x, y) / HALO**2))(p.position, p.shape, x, y)
+    change = model.add(p.amplitude[:, None, None] * wide)
+    slope = gradient(model, p, weight * change)
+    follow = solve(normal, *slope, jnp.asarray(1e-6, change.dtype))
+    rest = gradient(model, p, weight * (data - image))
+    square = (weight * change**2).sum() - sum((a * b).sum() for a, b in zip(slope, follow, strict=True))
+    right = (weight * change * (data - image)).sum() - sum((a * b).sum() for a, b in zip(rest, follow, strict=True))
+    return right / (square + 1e-4 * (weight * change**2).sum())
 
 
 def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The image model of column fitting: elliptical Gaussians on one smooth background.
+"""The image model of column fitting: elliptical Gaussians, with a halo, on one smooth background.
 
 A column is drawn in a window of its own and the windows are added up; the background is a tensor product of
 B-splines. The image is a pure function of `Parameters`.
@@ -13,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.interpolate import BSpline
 from scipy.spatial import KDTree
 
+HALO = 2.0
+"""Width of the halo over that of the column."""
 MAX_GROUND = 2000
 """Background coefficients at most: their normal matrix is dense."""
 
@@ -32,6 +34,8 @@ class ImageModel(eqx.Module):
 
     corner: (n, 2) px (x, y), the first pixel of every column's window. rows, cols: background splines at every
     pixel. free: (n,) columns that are fitted; the others are only drawn. edge: (pairs, 2) columns that overlap.
+    halo: (n,) height of a Gaussian HALO times as wide under every column, over the column's own: a probe has tails, and
+    thermal diffuse scattering does, and what a heavy column spreads moves a light one beside it.
     base: (n, 2) first background spline (x, y) that a column's window meets, of `splines` an axis.
     size: of the image, (rows, cols). window: px a side. stride: px a side of the squares whose pixels the Fisher
     matrix takes together.
@@ -41,6 +45,7 @@ class ImageModel(eqx.Module):
     rows: Float[Array, "rows ky"]
     cols: Float[Array, "cols kx"]
     free: Bool[Array, " n"]
+    halo: Float[Array, " n"]
     edge: Int[Array, "pairs 2"]
     base: Int[Array, "n 2"]
     size: tuple[int, int] = eqx.field(static=True)
@@ -56,7 +61,7 @@ class ImageModel(eqx.Module):
     def columns(self, p: Parameters) -> Float[Array, "n window window"]:
         """Every column in its window."""
         x, y = window_pixels(self, p.position.dtype)
-        return jax.vmap(gaussian)(p.position, p.amplitude, p.shape, x, y)
+        return jax.vmap(column)(p.position, p.amplitude, p.shape, self.halo, x, y)
 
     def add(self, windows: Float[Array, "n window window"]) -> Float[Array, "rows cols"]:
         """The windows added up to an image; what lies outside it is dropped."""
@@ -103,11 +108,22 @@ def window_pixels(model: ImageModel, dtype) -> tuple[Array, Array]:
     return x.astype(dtype), y.astype(dtype)
 
 
-def gaussian(position: Float[Array, "2"], amplitude, shape: Float[Array, "3"], x: Array, y: Array) -> Array:
-    """Elliptical Gaussian on pixels x (cols,) and y (rows,); exp(shape[0]) is its rms width (px) where it is round."""
+def column(position: Float[Array, "2"], amplitude, shape: Float[Array, "3"], halo, x: Array, y: Array) -> Array:
+    """A column on pixels x (cols,) and y (rows,); exp(shape[0]) is its rms width (px) where it is round."""
+    return amplitude * profile(quadratic(position, shape, x, y), halo)[0]
+
+
+def quadratic(position: Float[Array, "2"], shape: Float[Array, "3"], x: Array, y: Array) -> Array:
+    """Squared distance (rows, cols) in units of the width."""
     dx, dy = x[None, :] - position[0], y[:, None] - position[1]
     a, b, c = curvature(shape)
-    return amplitude * jnp.exp(-0.5 * (a * dx**2 + 2 * b * dx * dy + c * dy**2))
+    return a * dx**2 + 2 * b * dx * dy + c * dy**2
+
+
+def profile(square: Array, halo) -> tuple[Array, Array]:
+    """Height by squared distance, and −2 times its derivative."""
+    core, wide = jnp.exp(-0.5 * square), halo * jnp.exp(-0.5 * square / HALO**2)
+    return core + wide, core + wide / HALO**2
 
 
 def curvature(shape: Float[Array, "3"]) -> tuple[Array, Array, Array]:
@@ -149,6 +165,7 @@ def plan_model(
         rows=jnp.asarray(rows, real),
         cols=jnp.asarray(cols, real),
         free=jnp.asarray(free),
+        halo=jnp.zeros(len(position), real),
         edge=jnp.asarray(pairs.reshape(-1, 2)),
         base=jnp.asarray(base),
         size=size,

@@ -1,27 +1,30 @@
 """Which way the crystal lies in an image, and by which contrast it is seen, from the image's best tiles."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ferrojax.columns import lattice as lat
-from ferrojax.columns.template import MODES, Fold, fold_likeness
+from ferrojax.columns.template import MODES, Fold, coefficients, fold_likeness
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
-_TILE_CELLS = 14.0  # cells a side
+_TILE_CELLS = (14.0, 8.0)  # a side: the smaller ones where no larger one holds a single crystal
 _TILES = 5  # a side
 _MIN_SCORE = 0.5
 _MIN_LIKENESS = 0.5
+_ABSENT = 0.5  # of a lattice's amplitude elsewhere in a tile
 _TURNS = "turns of the crystal that intensities could not tell apart"
 _SHIFTS = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
 _BETTER = 1.04
 """How much better another pixel size must agree to cast doubt on the recorded one."""
-_ALONE = 0.85
-"""Least share of the strongest periods that the lattice must explain; real images of one crystal reach 0.96."""
+_ALONE = (0.92, 0.95)
+"""Least share of the strongest periods that the lattice must explain, by size of tile. Real images of one crystal
+reach 0.96; a small tile has so few peaks that a second lattice may hide."""
 
 
 class Orientation(NamedTuple):
@@ -52,33 +55,59 @@ def orient(
     flat: background-free, contrast evened out. recorded: (2, 2) px per Å as recorded.
     Errors: InputError where the lattice fits and the intensities do not, or where two lattices lie on each other.
     """
-    corners, side = tile_corners(flat.shape, motif, recorded)
-    best: tuple[lat.Fit, np.ndarray] | None = None
-    fits: list[lat.Fit] = []
+    share = 1.0
+    for cells, least in zip(_TILE_CELLS, _ALONE, strict=True):
+        found = _best_tile(flat, trusted, motif, recorded, cells)
+        if found is None or found[1][0].score < _MIN_SCORE:
+            continue
+        tile, fits, corner = found
+        wrong = lat.rescaled_fit(tile, motif, recorded)
+        if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
+            return None
+        share = min(share, max(f.alone for f in fits))
+        if max(f.alone for f in fits) >= least:
+            return _decide(tile, motif, fits, mode, corner)
+        if not _side_by_side(tile, motif, fits[0].frame):
+            break
+    if share == 1.0:
+        return None
+    raise InputError(
+        "image",
+        f"{100 * (1 - share):.0f} % of its periods belong to something else",
+        f"shows another lattice on top of {motif.zone}",
+        "give a region with one crystal in the beam's path",
+    )
+
+
+def _best_tile(
+    flat, trusted, motif: Motif, recorded, cells: float
+) -> tuple[np.ndarray, list[lat.Fit], np.ndarray] | None:
+    """The tile of so many cells a side that one lattice explains best, the lattice's maps, and its corner (2,) px."""
+    corners, side = tile_corners(flat.shape, motif, recorded, cells)
+    best: tuple[float, list[lat.Fit], tuple[int, int]] | None = None
     for r, c in corners:
         window = (slice(r, r + side[0]), slice(c, c + side[1]))
         if trusted[window].mean() < 0.7:
             continue
-        found = lat.tile_fits(flat[window], motif, recorded)
-        if found and (best is None or found[0].score > best[0].score):
-            best, fits = (found[0], np.array([c, r], float)), found
-    if best is None or best[0].score < _MIN_SCORE:
+        fits = lat.tile_fits(flat[window], motif, recorded)
+        if fits and (best is None or fits[0].score * fits[0].alone > best[0]):
+            best = fits[0].score * fits[0].alone, fits, (r, c)
+    if best is None:
         return None
-    corner = best[1]
-    c, r = corner.astype(int)
-    tile = flat[r : r + side[0], c : c + side[1]]
-    wrong = lat.rescaled_fit(tile, motif, recorded)
-    if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
-        return None
-    alone = max(f.alone for f in fits)
-    if alone < _ALONE:
-        raise InputError(
-            "image",
-            f"{100 * (1 - alone):.0f} % of its periods belong to something else",
-            f"shows another lattice on top of {motif.zone}",
-            "give a region with one crystal in the beam's path",
-        )
-    return _decide(tile, motif, fits, mode, corner)
+    r, c = best[2]
+    return flat[r : r + side[0], c : c + side[1]], best[1], np.array([c, r], float)
+
+
+def _side_by_side(tile: np.ndarray, motif: Motif, frame: np.ndarray) -> bool:
+    """Whether the lattice is missing from a part of the tile, so that what else is there lies beside it, not on it."""
+    half = [n // 2 for n in tile.shape]
+    frequency = lat.strong_reflections(motif) @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
+    window = np.hanning(half[0])[:, None] * np.hanning(half[1])[None]
+    strength = []
+    for r, c in itertools.product((0, 1, 2), repeat=2):
+        part = tile[r * half[0] // 2 :, c * half[1] // 2 :][: half[0], : half[1]]
+        strength.append(np.abs(coefficients(part * window, frequency, np.zeros(2))).sum())
+    return bool(min(strength) < _ABSENT * max(strength))
 
 
 def _agreement(tile: np.ndarray, motif: Motif, fit: lat.Fit) -> float:
@@ -87,10 +116,12 @@ def _agreement(tile: np.ndarray, motif: Motif, fit: lat.Fit) -> float:
     return fit.explained * max(f.likeness for p in powers for f in fold_likeness(tile, motif, fit.frame, p))
 
 
-def tile_corners(shape: tuple[int, ...], motif: Motif, recorded: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
-    """Corners (row, column) of up to 25 tiles spread over the image, and their (rows, cols)."""
+def tile_corners(
+    shape: tuple[int, ...], motif: Motif, recorded: np.ndarray, cells: float
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Corners (row, column) of up to 25 tiles of so many cells a side all over the image, and their (rows, cols)."""
     scale = np.sqrt(np.linalg.det(recorded))
-    wanted = max(int(_TILE_CELLS * scale * np.sqrt(abs(np.linalg.det(motif.lattice)))), 48)
+    wanted = max(int(cells * scale * np.sqrt(abs(np.linalg.det(motif.lattice)))), 48)
     side = [min(wanted, n) for n in shape]
     starts = []
     for n, s in zip(shape, side, strict=True):
@@ -115,9 +146,9 @@ def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | Non
         for power in sorted({p for _, powers in MODES.values() for p in powers}):
             folds = fold_likeness(tile, motif, fit.frame, power)
             tried += [_Try(f, fit.frame, p, power) for f, p in zip(folds, (1, -1), strict=True)]
-    top = max(tried, key=_likeness)
-    lawful = [t for t in tried if any(_allows(m, t) for m in ([mode] if mode else MODES))]
-    best = max(lawful, key=_likeness)
+    lawful = [t.polarity == MODES[mode][0] if mode else any(_allows(m, t) for m in MODES) for t in tried]
+    best = max((t for t, fine in zip(tried, lawful, strict=True) if fine), key=_likeness)
+    top = max((t for t, fine in zip(tried, lawful, strict=True) if not fine), key=_likeness)
     inverted = _likeness(top) > _likeness(best) + _SAME
     if _likeness(best) < _MIN_LIKENESS or inverted:
         raise InputError(

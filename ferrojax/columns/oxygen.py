@@ -70,7 +70,8 @@ class Satellites(NamedTuple):
 
 
 def hidden_oxygen(seeds: Seeds, crystal: Crystal, motif: Motif) -> Satellites:
-    """The oxygen under every B column, moving along the crystal's soft mode.
+    """The oxygen under every B column, moving along the crystal's soft mode. Columns of oxygen alone are left out: where
+    it does not sit on a heavier column, a dark field shows less of it than Z^1.7 says.
 
     Errors: InputError where the crystal has no soft mode, or no B column of this zone axis holds oxygen.
     """
@@ -80,17 +81,23 @@ def hidden_oxygen(seeds: Seeds, crystal: Crystal, motif: Motif) -> Satellites:
     row = {(int(c), int(i), int(j)): k for k, (c, (i, j)) in enumerate(zip(seeds.column, seeds.index, strict=True))}
     found = []
     for column, parts in enumerate(components):
-        shell = motif.shells[column] if motif.label[column] == "B" else None
-        if shell is None or not len(shell.weight) or len(parts.share) < 2:
-            continue
-        found += _of_column(column, parts, motif, (seeds, row))
+        if motif.label[column] == "B" and len(motif.shells[column].weight):
+            found += _of_column(column, parts, (motif, seeds, row))
     if not found:
         raise InputError("zone axis", motif.zone, "hides no oxygen under B", "map without oxygen")
     return Satellites(*(np.array(part) for part in zip(*found, strict=True)))
 
 
-def _of_column(column: int, parts: ColumnComponents, motif: Motif, known: tuple[Seeds, dict]) -> list[tuple]:
-    seeds, row = known
+def _under(parts: ColumnComponents) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Offset (2,) Å from B's place, response (2, 2) and brightness over that of B alone, of what B's column holds."""
+    assert parts.response is not None
+    rest = range(1, len(parts.share))
+    return [(parts.offset[s] - parts.offset[0], parts.response[s], parts.share[s] / parts.share[0]) for s in rest]
+
+
+def _of_column(column: int, parts: ColumnComponents, known) -> list[tuple]:
+    """Rows of `Satellites` for all seeds of one column of the motif."""
+    motif, seeds, row = known
     assert parts.response is not None
     shell, frame = motif.shells[column], seeds.frame
     back = np.linalg.inv(frame)
@@ -99,14 +106,11 @@ def _of_column(column: int, parts: ColumnComponents, motif: Motif, known: tuple[
     result = []
     for k in np.nonzero(seeds.column == column)[0]:
         i, j = seeds.index[k]
-        around = [
-            row.get((int(c), int(i + a), int(j + b))) for c, (a, b) in zip(shell.column, shell.index, strict=True)
-        ]
-        whole = None not in around
-        near = [int(r) if r is not None else int(k) for r in around]
-        weight = shell.weight if whole else np.zeros(len(near))
-        for s in range(1, len(parts.share)):
-            lever = frame @ (parts.response[s] - parts.response[0]) @ back
-            offset = frame @ (parts.offset[s] - parts.offset[0])
-            result.append((k, near, weight, ideal, offset, lever, parts.share[s] / parts.share[0]))
+        cells = zip(shell.column, shell.index, strict=True)
+        around = [row.get((int(c), int(i + a), int(j + b))) for c, (a, b) in cells]
+        weight = np.zeros(len(around)) if None in around else shell.weight
+        near = [int(k) if r is None else int(r) for r in around]
+        for offset, response, ratio in _under(parts):
+            lever = frame @ (response - parts.response[0]) @ back
+            result.append((k, near, weight, ideal, frame @ offset, lever, ratio))
     return result

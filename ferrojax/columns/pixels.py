@@ -59,7 +59,7 @@ def blank_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Bool[np.
     still = (np.abs(np.diff(data, axis=0)[::3, ::3]) <= flat).mean()
     if still < 0.02:
         return np.zeros(data.shape, bool)
-    side = int(np.clip(width / 2, 2, 30))
+    side = int(np.clip(width, 3, 30))  # smaller squares of a low dose can be empty by chance
     rows, cols = (n // side * side for n in data.shape)
     blocks = data[:rows, :cols].reshape(rows // side, side, cols // side, side)
     still = blocks.max((1, 3)) - blocks.min((1, 3)) <= flat

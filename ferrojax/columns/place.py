@@ -11,6 +11,7 @@ from ferrojax.columns.template import anchor
 from ferrojax.crystal.zone import Motif
 
 _NOISY, _OUTLIER = 0.4, 0.65  # scatter of a sublattice's maxima (rms) and of one of them, in units of the reach
+_STEADY = 0.25  # scatter of the anchors' maxima up to which they place their cells better than the whole cell does
 _REACH = 0.3  # how far a maximum may be from where its column is expected, in nearest distances
 
 
@@ -113,7 +114,7 @@ def clearer(cells: Cells, motif: Motif, images: tuple[np.ndarray, ...], gap: flo
         gone = np.linalg.norm(found.position - drawn.position, axis=1)
         scatter = float(np.sqrt((np.where(found.at_peak, gone, _REACH * gap) ** 2).mean()))
         if best is None or scatter < 0.8 * best[0]:
-            at = found.position if scatter < _NOISY * _REACH * gap else cells.position
+            at = found.position if scatter < _STEADY * _REACH * gap else cells.position
             best = scatter, moved(cells, at), image
     assert best is not None
     return best[1:]

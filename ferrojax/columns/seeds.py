@@ -21,7 +21,6 @@ from ferrojax.errors import InputError
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
-_CLEAR = 0.08  # of the strongest column's HAADF strength
 _SEPARABLE = 0.8  # Å
 
 
@@ -72,8 +71,8 @@ def seed_columns(
     Errors: InputError where the image shows no lattice or too few cells of it, or crystal, zone axis, contrast or
     pixel size do not fit.
     """
-    if mode is not None and mode not in MODES:
-        raise InputError("mode", mode, "is no imaging mode", f"choose one of {', '.join(MODES)}")
+    if mode is not None:
+        _checked(mode)
     cells = data.size * sampling.prod() / abs(np.linalg.det(motif.lattice))
     if cells < MIN_CELLS:
         raise too_few(int(cells))
@@ -95,11 +94,18 @@ def seed_columns(
     lat.check_fit(orientation.frame * work.step, motif, sampling)
     scale = float(np.sqrt(np.linalg.det(orientation.frame)))
     even, soft = even * orientation.polarity, soft * orientation.polarity
-    found = find_cells(even, work.trusted, motif, orientation, gap * scale)
-    if len(found.cells.index) < MIN_CELLS:
-        raise too_few(len(found.cells.index))
-    cells, even = clearer(found.cells, motif, (even, soft), gap * scale)
+    cells = find_cells(even, work.trusted, motif, orientation, gap * scale)
+    if len(cells.index) < MIN_CELLS:
+        raise too_few(len(cells.index))
+    cells, even = clearer(cells, motif, (even, soft), gap * scale)
     return _seeds(data, work, even, motif, orientation, cells, mode is not None)
+
+
+def _checked(mode: str) -> int:
+    """The sign of a mode's contrast, or an InputError where there is no such mode."""
+    if mode not in MODES:
+        raise InputError("mode", mode, "is no imaging mode", f"choose one of {', '.join(MODES)}")
+    return MODES[mode][0]
 
 
 def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cells: Cells, told: bool) -> Seeds:
@@ -107,6 +113,7 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
     lattice = np.median(cells.lattice, 0)
     frame = lattice.T @ np.linalg.inv(motif.lattice.T)
     visible = _visible(even, cells, motif, orientation, told)
+    orientation = orientation._replace(mode=_contrast_name(motif, orientation, visible, told))
     gap = column_gap(motif, visible) * float(np.sqrt(np.linalg.det(frame)))
     length = np.linalg.norm(lattice, axis=1)
     view = View(even, work.trusted, *find_peaks(even, max(0.3 * gap, 1.0), -np.inf), gap, float(length.max()))
@@ -130,10 +137,9 @@ def _seeds(data, work: Working, even: np.ndarray, motif: Motif, orientation, cel
 def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bool) -> list[int]:
     """Columns of the motif to seed: strong ones, and pure oxygen and other faint ones where they show, or where the
     mode that was told shows them."""
-    clear = motif.strength >= _CLEAR * motif.strength.max()
+    clear = _clear(motif)
     shown = np.full(len(clear), orientation.mode != "HAADF") if told else resolved(even, cells, motif)
-    cation = np.array([name != "O" for name in motif.label])
-    visible = separable(motif, [int(k) for k in np.nonzero((clear & cation) | shown)[0]])
+    visible = separable(motif, [int(k) for k in np.nonzero(clear | shown)[0]])
     if told:
         return visible
     if orientation.polarity < 0 and not any(motif.label[k] == "O" for k in visible):
@@ -146,15 +152,19 @@ def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bo
     return visible
 
 
-def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"]) -> Seeds:
-    """Place every bright column of an image, without a crystal: site and column are −1, index is 0.
+def seed_positions(
+    data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], mode: str | None = None
+) -> Seeds:
+    """Place every bright column of an image, or every dark one in ABF, without a crystal: site and column are −1.
 
-    sampling: (2,) Å per px as (y, x), as recorded; gap is the median distance of nearest columns.
+    sampling: (2,) Å per px as (y, x), as recorded; gap is the median distance of nearest columns. mode: as for
+    `seed_columns`; without one columns are taken for bright. The index is 0.
     Errors: InputError where the image shows no lattice or fewer than 12 columns.
     """
+    polarity = 1 if mode is None else _checked(mode)
     lat.Reflections(data).require()
     scale = 1 / float(np.sqrt(sampling.prod()))
-    flat = flatten(data, scale, 4.0)
+    flat = polarity * flatten(data, scale, 4.0)
     peaks, height = find_peaks(flat, 0.6 * scale)
     keep = height > 0.12 * np.percentile(height, 95) if len(height) else np.zeros(0, bool)
     if keep.sum() < MIN_CELLS:
@@ -165,16 +175,21 @@ def seed_positions(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndar
     accepted = np.zeros(len(seed), int)
     index = np.zeros((len(seed), 2), int)
     stray = np.zeros((0, 2)), np.zeros(0, int)
-    return Seeds(none, none, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap)
+    return Seeds(none, none, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap, polarity=polarity)
 
 
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:
     """Å, the nearest distance between two of these columns; of all that HAADF shows if none are given."""
     if columns is None:
-        clear = motif.strength >= _CLEAR * motif.strength.max()
-        columns = separable(motif, [i for i in range(len(motif.label)) if clear[i]])
+        columns = separable(motif, [int(k) for k in np.nonzero(_clear(motif))[0]])
     distance = _distances(motif, columns)
     return float(distance[distance > 1e-3].min())
+
+
+def _clear(motif: Motif) -> np.ndarray:
+    """(columns,) what HAADF shows: cations above 8 % of the strongest column, anions above 20 %."""
+    least = np.where(np.array(motif.label) == "O", 0.2, 0.08)
+    return motif.strength >= least * motif.strength.max()
 
 
 def separable(motif: Motif, columns: list[int]) -> list[int]:
@@ -192,6 +207,13 @@ def _distances(motif: Motif, columns: list[int]) -> np.ndarray:
     offset = motif.offset[columns]
     cells = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ motif.lattice
     return np.linalg.norm(offset[:, None, None] - offset[None, :, None] - cells, axis=-1)
+
+
+def _contrast_name(motif: Motif, orientation, visible: list[int], told: bool) -> str:
+    """The mode that was told; else ABF where columns are dark, iDPC where columns show that HAADF would not."""
+    if told or orientation.polarity < 0:
+        return orientation.mode
+    return "iDPC" if (~_clear(motif))[visible].any() else "HAADF"
 
 
 def _assembled(

@@ -43,9 +43,9 @@ def fold_likeness(
     frequency = g @ np.linalg.inv(frame)
     h, g, frequency = (a[np.abs(frequency).max(1) < 0.45] for a in (h, g, frequency))
     middle = 0.5 * np.array([cols - 1, rows - 1])
-    seen = _coefficients(tile * window, frequency, middle)
+    seen = coefficients(tile * window, frequency, middle)
     off = np.array([0.5, 0.5]) @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
-    between = _coefficients(tile * window, frequency + off, middle)  # where the lattice has nothing
+    between = coefficients(tile * window, frequency + off, middle)  # where the lattice has nothing
     noise = np.sqrt((np.abs(between) ** 2).mean())
     factor = motif.strength**power * np.exp(-2j * np.pi * h @ motif.position.T)
     shift = np.stack(np.meshgrid(*[np.arange(_GRID) / _GRID] * 2, indexing="ij"), -1).reshape(-1, 2)
@@ -71,7 +71,7 @@ def fold_likeness(
     return bright, dark
 
 
-def _coefficients(tile: np.ndarray, frequency: np.ndarray, middle: np.ndarray) -> np.ndarray:
+def coefficients(tile: np.ndarray, frequency: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """(n,) Fourier coefficients at frequencies (n, 2) cycles per px, phase 0 in the middle."""
     rows, cols = tile.shape
     x = np.exp(-2j * np.pi * frequency[:, :1] * (np.arange(cols) - middle[0]))

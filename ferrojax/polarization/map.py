@@ -91,7 +91,7 @@ def map_polarization(
     """Map the displacement of B against its A neighbours, and the polarization it implies.
 
     Without a predictor the positions are Gaussian column fits; options: those of `find_columns`. No mean and no plane
-    is subtracted: what mis-tilt and overlapping oxygen add is still in the map.
+    is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it is drawn.
     Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
     """
     result, _ = map_with_model(image, crystal, zone, **options)
