@@ -95,7 +95,7 @@ def atomap(python: str, image: np.ndarray, step: float, field: np.ndarray, colum
     with tempfile.TemporaryDirectory() as folder:
         source, answer = Path(folder) / "in.npz", Path(folder) / "out.json"
         start = {name.lower(): np.round(p) for name, p in chosen.items()}
-        np.savez(source, image=image, **start)
+        np.savez(source, image=image, a=start["a"], b=start["b"])
         subprocess.run([python, "-c", ATOMAP, str(source), str(answer)], check=True, capture_output=True)
         found = {name: np.array(p) for name, p in json.loads(answer.read_text()).items()}
     cell = float(np.asarray(material("PbTiO3").cell)[0, 0])

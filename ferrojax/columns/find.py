@@ -84,8 +84,8 @@ def find_columns(
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
     core: pixels farther from every column than this share of the nearest distance between columns do not count
     (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
-    oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, and tails common to all columns,
-    so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode.
+    oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, and tails common to all
+    columns, so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode.
     progress: called with a word before every stage.
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
     than 12 cells are complete.

@@ -207,7 +207,7 @@ def _local_splines(model: ImageModel, step: int) -> tuple[Array, Array]:
     def one(start, base):
         y = lax.dynamic_slice(rows, (start[1], base[1]), (window, qy))
         x = lax.dynamic_slice(cols, (start[0], base[0]), (window, qx))
-        return tuple(binned(s.T, step).T / step for s in (y, x))
+        return binned(y.T, step).T / step, binned(x.T, step).T / step
 
     return jax.vmap(one)(start, model.base)
 

@@ -78,13 +78,12 @@ def maximum_likelihood(
 
     start: columns within a width or so. noise: None estimates it from the residuals (level and slope).
     mask: pixels that count. core: px; pixels farther from every column do not count (None: all do).
-    halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free. rounds: of four steps, 3 or more.
+    halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free.
+    rounds: of four steps, 3 or more.
     """
     whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
-    known = noise
-    if noise is None:
-        flat = jnp.zeros((), data.dtype)
-        noise = FittedNoise(1e-2 * jnp.var(data) + 1e-30, flat, flat)
+    zero = jnp.zeros((), data.dtype)
+    weighing = noise if noise is not None else FittedNoise(1e-2 * jnp.var(data) + 1e-30, zero, zero)
     p = start
 
     image = data
@@ -92,24 +91,23 @@ def maximum_likelihood(
 
     def climb(p, spread, steps):
         mean, precision = _prior(p, start, shapes, spread)
-        outside = _FAITHFUL**2 / float(noise.variance(image).mean())
+        outside = _FAITHFUL**2 / float(weighing.variance(image).mean())
         prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
         seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
-        return seen, *_climb(model, data, seen, p, noise, prior, (damping, jnp.asarray(steps)))
+        return seen, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(steps)))
 
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         p = p if tie is None else tie(p)
         seen, p, image, damping, _ = climb(p, spread, _STEPS)
-        if known is None:
-            noise = estimate_noise(data - image, image, seen)
+        if noise is None:
+            weighing = estimate_noise(data - image, image, seen)
             if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
-                flat = jnp.zeros((), data.dtype)
-                noise = FittedNoise(noise.variance(image).mean(), flat, flat)
+                weighing = FittedNoise(weighing.variance(image).mean(), zero, zero)
         if halo and turn > 0:
-            model = _with_halo(model, p, (data, image, whole / noise.variance(image)), shapes)
+            model = _with_halo(model, p, (data, image, whole / weighing.variance(image)), shapes)
     p = p if tie is None else tie(p)
     seen, p, image, _, covariance = climb(p, shapes.spread, 0)
-    return Fit(p, image, covariance, noise, seen)
+    return Fit(p, image, covariance, weighing, seen)
 
 
 @eqx.filter_jit

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ferrojax.errors import InputError
 
@@ -23,7 +23,7 @@ class PoissonNoise(eqx.Module):
     gain: Float[Array, ""]
     offset: Float[Array, ""]
 
-    def __init__(self, gain=1.0, offset=0.0):
+    def __init__(self, gain: ArrayLike = 1.0, offset: ArrayLike = 0.0):
         self.gain, self.offset = _number("gain", gain, positive=True), _number("offset", offset)
 
     def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -41,7 +41,7 @@ class GaussianNoise(eqx.Module):
 
     sd: Float[Array, ""]
 
-    def __init__(self, sd=1.0):
+    def __init__(self, sd: ArrayLike = 1.0):
         self.sd = _number("sd", sd, positive=True)
 
     def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -70,8 +70,9 @@ class Satellites(NamedTuple):
 
 
 def hidden_oxygen(seeds: Seeds, crystal: Crystal, motif: Motif) -> Satellites:
-    """The oxygen under every B column, moving along the crystal's soft mode. Columns of oxygen alone are left out: where
-    it does not sit on a heavier column, a dark field shows less of it than Z^1.7 says.
+    """The oxygen under every B column, moving along the crystal's soft mode.
+
+    Columns of oxygen alone are left out: away from heavier columns, a dark field shows less of it than Z^1.7 says.
 
     Errors: InputError where the crystal has no soft mode, or no B column of this zone axis holds oxygen.
     """
@@ -85,7 +86,8 @@ def hidden_oxygen(seeds: Seeds, crystal: Crystal, motif: Motif) -> Satellites:
             found += _of_column(column, parts, (motif, seeds, row))
     if not found:
         raise InputError("zone axis", motif.zone, "hides no oxygen under B", "map without oxygen")
-    return Satellites(*(np.array(part) for part in zip(*found, strict=True)))
+    parent, around, weight, ideal, offset, lever, ratio = (np.array(part) for part in zip(*found, strict=True))
+    return Satellites(parent, around, weight, ideal, offset, lever, ratio)
 
 
 def _under(parts: ColumnComponents) -> list[tuple[np.ndarray, np.ndarray, float]]:
