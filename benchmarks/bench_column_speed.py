@@ -20,7 +20,7 @@ from common import write_result
 
 STEP = 0.0932627
 ATOMAP = """
-import sys, json, time, numpy as np
+import sys, json, time, numpy as np, atomap.api
 from atomap.sublattice import Sublattice
 z = np.load(sys.argv[1])
 seconds, position = 0.0, []
@@ -29,7 +29,7 @@ for start in (z["a"], z["b"]):
     s.find_nearest_neighbors()
     s.refine_atom_positions_using_center_of_mass()
     t = time.perf_counter()
-    s.refine_atom_positions_using_2d_gaussian(show_progressbar=False)
+    s.refine_atom_positions_using_2d_gaussian()
     seconds += time.perf_counter() - t
 print(json.dumps(seconds))
 """

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
-_BATCH = 512
+_BATCH = 4096
 _INNER = 30
 _TINY = 1e-12
 GROUND_PRECISION = 1.0
@@ -161,7 +161,8 @@ def normal_blocks(
     own, cross = lax.map(column, items, batch_size=_BATCH)
 
     def pair(edge):
-        one, other = ((p.position[k], p.shape[k], model.halo[k]) for k in edge)
+        halo = model.halo
+        one, other = ((p.position[k], p.shape[k], None if halo is None else halo[k]) for k in edge)
         return rows[edge[0]] @ _pair_block(one, other, x[edge[0]], y[edge[0]], w[edge[0]]) @ rows[edge[1]].T
 
     pairs = lax.map(pair, model.edge, batch_size=_BATCH)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ferrojax.columns.fisher import GROUND_PRECISION, gradient, normal_blocks, position_covariance, solve
+from ferrojax.columns.fisher import GROUND_PRECISION, Normal, gradient, normal_blocks, position_covariance, solve
 from ferrojax.columns.model import HALO, ImageModel, Parameters, quadratic, window_pixels
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
 
@@ -89,25 +89,30 @@ def maximum_likelihood(
     image = data
     damping = jnp.asarray(_DAMPING[0], data.dtype)
 
-    def climb(p, spread, steps):
+    def climb(p, spread):
         mean, precision = _prior(p, start, shapes, spread)
         outside = _FAITHFUL**2 / float(weighing.variance(image).mean())
         prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
         seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
-        return seen, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(steps)))
+        return seen, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(_STEPS)))
 
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         p = p if tie is None else tie(p)
-        seen, p, image, damping, _ = climb(p, spread, _STEPS)
+        seen, p, image, damping, settled, normal = climb(p, spread)
         if noise is None:
             weighing = estimate_noise(data - image, image, seen)
             if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
                 weighing = FittedNoise(weighing.variance(image).mean(), zero, zero)
         if halo and turn > 0:
             model = _with_halo(model, p, (data, image, whole / weighing.variance(image)), shapes)
-    p = p if tie is None else tie(p)
-    seen, p, image, _, covariance = climb(p, shapes.spread, 0)
-    return Fit(p, image, covariance, weighing, seen)
+        if turn >= len(_SPREADS) and tie is None and settled:
+            break
+    return Fit(p, image, _covariance(normal), weighing, seen)
+
+
+@eqx.filter_jit
+def _covariance(normal: Normal) -> Float[Array, "n 2 2"]:
+    return position_covariance(normal)
 
 
 @eqx.filter_jit
@@ -119,11 +124,13 @@ def _with_halo(model: ImageModel, p: Parameters, seen_as, shapes: ShapePrior) ->
     """The model with the halo that all columns share one Gauss–Newton step on, other parameters free to follow."""
     if shapes.trusted.sum() < _HALO_COLUMNS:
         return model
+    before = jnp.zeros(len(p.position), p.position.dtype) if model.halo is None else model.halo
+    model = eqx.tree_at(lambda m: m.halo, model, before, is_leaf=lambda x: x is None)
     data, image, weight = seen_as
     weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
     seen_as = data, image, weight
-    height = jnp.clip(model.halo[0] + _halo_step(model, p, seen_as), 0.0, _MOST_HALO)
-    return eqx.tree_at(lambda m: m.halo, model, jnp.full_like(model.halo, height))
+    height = jnp.clip(before[0] + _halo_step(model, p, seen_as), 0.0, _MOST_HALO)
+    return eqx.tree_at(lambda m: m.halo, model, jnp.full_like(before, height))
 
 
 @eqx.filter_jit
@@ -156,9 +163,8 @@ def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) 
 
 
 @eqx.filter_jit
-def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple[Parameters, Array, Array, Array]:
-    """`steps` steps with one Fisher matrix, the image and, after no step at all, the covariance: one program for both,
-    because compiling it takes longer than most images."""
+def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan):
+    """Steps with one Fisher matrix: parameters, image, damping, whether they settled, and the matrix."""
     (mean, precision), (damping, steps) = prior, plan
     image = model(p)
     weight = seen / noise.variance(image)
@@ -185,11 +191,9 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan) -> tuple
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
         return p, image, damping, jnp.where(better, value, best), done, count + 1
 
-    none = jnp.zeros((len(p.position), 2, 2), data.dtype)
-    covariance = jax.lax.cond(steps == 0, position_covariance, lambda _: none, normal)
     first = (p, image, damping, cost(p, image), jnp.asarray(False), jnp.zeros_like(steps))
-    p, image, damping, *_ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
-    return p, image, damping, covariance
+    p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
+    return p, image, damping, settled, normal
 
 
 def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:

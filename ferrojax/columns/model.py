@@ -34,8 +34,8 @@ class ImageModel(eqx.Module):
 
     corner: (n, 2) px (x, y), the first pixel of every column's window. rows, cols: background splines at every
     pixel. free: (n,) columns that are fitted; the others are only drawn. edge: (pairs, 2) columns that overlap.
-    halo: (n,) height of a Gaussian HALO times as wide under every column, over the column's own: a probe has tails, and
-    thermal diffuse scattering does, and what a heavy column spreads moves a light one beside it.
+    halo: None, or (n,) height of a Gaussian HALO times as wide under every column, over the column's own: a probe has
+    tails, and thermal diffuse scattering does, and what a heavy column spreads moves a light one beside it.
     base: (n, 2) first background spline (x, y) that a column's window meets, of `splines` an axis.
     size: of the image, (rows, cols). window: px a side. stride: px a side of the squares whose pixels the Fisher
     matrix takes together.
@@ -45,7 +45,7 @@ class ImageModel(eqx.Module):
     rows: Float[Array, "rows ky"]
     cols: Float[Array, "cols kx"]
     free: Bool[Array, " n"]
-    halo: Float[Array, " n"]
+    halo: Float[Array, " n"] | None
     edge: Int[Array, "pairs 2"]
     base: Int[Array, "n 2"]
     size: tuple[int, int] = eqx.field(static=True)
@@ -122,7 +122,10 @@ def quadratic(position: Float[Array, "2"], shape: Float[Array, "3"], x: Array, y
 
 def profile(square: Array, halo) -> tuple[Array, Array]:
     """Height by squared distance, and −2 times its derivative."""
-    core, wide = jnp.exp(-0.5 * square), halo * jnp.exp(-0.5 * square / HALO**2)
+    core = jnp.exp(-0.5 * square)
+    if halo is None:
+        return core, core
+    wide = halo * jnp.exp(-0.5 * square / HALO**2)
     return core + wide, core + wide / HALO**2
 
 
@@ -165,7 +168,7 @@ def plan_model(
         rows=jnp.asarray(rows, real),
         cols=jnp.asarray(cols, real),
         free=jnp.asarray(free),
-        halo=jnp.zeros(len(position), real),
+        halo=None,
         edge=jnp.asarray(pairs.reshape(-1, 2)),
         base=jnp.asarray(base),
         size=size,
