@@ -93,7 +93,6 @@ def fit_columns(
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
     shapes = ShapePrior(group, inside, settings.spread)
     seen = None if mask is None else jnp.asarray(mask)
-    held = _Held(np.asarray(model.free), inside, group, satellites)
     core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
     fit = maximum_likelihood(
         model,
@@ -104,30 +103,10 @@ def fit_columns(
         mask=seen,
         core=core,
         halo=settings.halo,
-        tie=held,
+        tie=satellites,
         rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
     return _in_units(model, fit, len(start), level, scale, noise is not None)
-
-
-class _Held(NamedTuple):
-    """Sets the looks of the columns that are only drawn to their group's, between rounds."""
-
-    free: np.ndarray
-    inside: np.ndarray
-    group: np.ndarray
-    satellites: Satellites | None
-
-    def __call__(self, p: Parameters) -> Parameters:
-        amplitude, shape = np.array(p.amplitude), np.array(p.shape)
-        for g in np.unique(self.group[self.group >= 0]):
-            mine = self.group == g
-            if (mine & self.inside).any():
-                amplitude[mine & ~self.free] = np.median(amplitude[mine & self.inside])
-                shape[mine & ~self.free] = np.median(shape[mine & self.inside], 0)
-        new = (jnp.asarray(amplitude, p.amplitude.dtype), jnp.asarray(shape, p.shape.dtype))
-        p = eqx.tree_at(lambda q: (q.amplitude, q.shape), p, new)
-        return p if self.satellites is None else self.satellites(p)
 
 
 def _plan(data, seeds, group, inside, width: float, settings: FitSettings):

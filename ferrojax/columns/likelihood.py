@@ -89,7 +89,7 @@ def maximum_likelihood(
     image = data
     damping = jnp.asarray(_DAMPING[0], data.dtype)
 
-    def climb(p, spread):
+    def climb(model, p, spread):
         mean, precision = _prior(p, start, shapes, spread)
         outside = _FAITHFUL**2 / float(weighing.variance(image).mean())
         prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
@@ -97,8 +97,12 @@ def maximum_likelihood(
         return seen, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(_STEPS)))
 
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
+        # What lies outside the image waits until it is known what columns look like.
+        drawn = ~shapes.trusted if turn <= 1 else ~np.asarray(model.free)
+        p = _adopted(p, shapes, drawn) if turn else p
         p = p if tie is None else tie(p)
-        seen, p, image, damping, settled, normal = climb(p, spread)
+        stage = model if turn else eqx.tree_at(lambda m: m.free, model, model.free & jnp.asarray(shapes.trusted))
+        seen, p, image, damping, settled, normal = climb(stage, p, spread)
         if noise is None:
             weighing = estimate_noise(data - image, image, seen)
             if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
@@ -118,6 +122,17 @@ def _covariance(normal: Normal) -> Float[Array, "n 2 2"]:
 @eqx.filter_jit
 def _near(model: ImageModel, position, radius) -> Array:
     return model.near(position, radius)
+
+
+def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) -> Parameters:
+    """The columns of these rows with the looks of their group."""
+    amplitude, shape = np.array(p.amplitude), np.array(p.shape)
+    for g in np.unique(shapes.group[rows]):
+        known = (shapes.group == g) & shapes.trusted
+        if known.any():
+            mine = rows & (shapes.group == g)
+            amplitude[mine], shape[mine] = np.median(amplitude[known]), np.median(shape[known], 0)
+    return eqx.tree_at(lambda q: (q.amplitude, q.shape), p, (jnp.asarray(amplitude), jnp.asarray(shape)))
 
 
 def _with_halo(model: ImageModel, p: Parameters, seen_as, shapes: ShapePrior) -> ImageModel:
