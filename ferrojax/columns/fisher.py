@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
-_BATCH = 4096
+_BATCH = 512
 _INNER = 30
 _TINY = 1e-12
 GROUND_PRECISION = 1.0

@@ -29,7 +29,7 @@ _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
 _STEPS = 4
 """A round at most."""
-_CONVERGED = 1e-5
+_CONVERGED = 5e-5
 """Relative change of the weighted squares at which a round ends."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
