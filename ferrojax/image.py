@@ -95,15 +95,23 @@ def saturated_pixels(data, minimum: bool = False) -> np.ndarray:
     is exactly constant is taken for saturated.
     """
     data = np.asarray(data)
-    value, count = np.unique(data[np.isfinite(data)], return_counts=True)
     cut = np.zeros(data.shape, bool)
-    if _piles_up(count[::-1]):
-        cut |= data == value[-1]
-    if minimum and _piles_up(count):
-        cut |= data == value[0]
+    finite = data[np.isfinite(data)]
+    if _piles_up(finite):
+        cut |= data == finite.max()
+    if minimum and _piles_up(-finite):
+        cut |= data == finite.min()
     return cut
 
 
-def _piles_up(count: np.ndarray) -> bool:
-    """count: pixels of every value, from the extreme one inwards."""
-    return bool(len(count) > 1 and count[0] >= 8 and count[0] > 3 * count[1:6].max())
+def _piles_up(values: np.ndarray) -> bool:
+    """Whether the largest of the values is far more frequent than the five next to it."""
+    if not values.size or (at_top := int((values == values.max()).sum())) < 8:
+        return False
+    most = 0
+    for _ in range(5):
+        values = values[values < values.max()]
+        if not values.size:
+            break
+        most = max(most, int((values == values.max()).sum()))
+    return at_top > 3 * most > 0

@@ -10,12 +10,13 @@ from benchmarks.lattice_phantom import Scene, draw, marks
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, SATURATED, SEAM
 from ferrojax.columns.index import Candidates, fit_lattice, grow_cells
 from ferrojax.columns.orientation import equal_view
-from ferrojax.columns.pixels import blank_pixels, find_peaks, saturated_pixels, working_grid
+from ferrojax.columns.pixels import blank_pixels, find_peaks, working_grid
 from ferrojax.columns.place import inside
 from ferrojax.columns.seeds import column_gap, seed_columns, seed_positions, separable
 from ferrojax.crystal import Crystal, material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
+from ferrojax.image import saturated_pixels
 
 PTO = projected_motif(material("PbTiO3"), (0, 0, 1))
 STO110 = projected_motif(material("SrTiO3"), (1, 1, 0))

@@ -11,13 +11,12 @@ from ferrojax.columns.columns import ACCEPTED, Columns
 from ferrojax.columns.fit import FitSettings, FittedColumns, fit_columns
 from ferrojax.columns.noise import Noise
 from ferrojax.columns.oxygen import hidden_oxygen
-from ferrojax.columns.pixels import saturated_pixels
 from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.columns.template import anchor
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
-from ferrojax.image import Image
+from ferrojax.image import Image, saturated_pixels
 
 CORE = 0.5
 _KNOTS = 3.0

@@ -70,20 +70,6 @@ def blank_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Bool[np.
     return near & (np.abs(data - np.median(blocks.mean((1, 3))[still])) <= 3 * flat)
 
 
-def saturated_pixels(data: Float[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
-    """Pixels at the largest value, where so many share it that the detector or the file must have clipped them."""
-    top = float(data.max())
-    at_top = int((data == top).sum())
-    if at_top < _MANY_EQUAL:
-        return np.zeros(data.shape, bool)
-    below, value = 0, top
-    for _ in range(3):
-        rest = data[data < value]
-        value = float(rest.max()) if rest.size else -np.inf
-        below = max(below, int((rest == value).sum()))
-    return data == top if at_top > 2 * below else np.zeros(data.shape, bool)
-
-
 def flatten(data, px_per_angstrom: float, period: float, blur: float = 0.3, trusted=None) -> np.ndarray:
     """Smooth over a fraction of a column and take away the slow background; period and blur in Å.
 

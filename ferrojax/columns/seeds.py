@@ -12,11 +12,12 @@ from ferrojax.columns.columns import ACCEPTED, EDGE, OFF_LATTICE, SATURATED, SEA
 from ferrojax.columns.index import Cells, nearest, surround, torn
 from ferrojax.columns.lattice import MIN_CELLS, too_few
 from ferrojax.columns.orientation import orient
-from ferrojax.columns.pixels import Working, evened, find_peaks, flatten, saturated_pixels, working_grid
+from ferrojax.columns.pixels import Working, evened, find_peaks, flatten, working_grid
 from ferrojax.columns.place import Drawn, View, clearer, drawn_columns, inside, pick, resolved, settled
 from ferrojax.columns.template import MODES
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
+from ferrojax.image import saturated_pixels
 
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
