@@ -89,7 +89,7 @@ def saturated_pixels(data, minimum: bool = False) -> np.ndarray:
     """Where the detector or a file format cut off the intensity: bool like data (..., rows, cols).
 
     minimum: test the smallest value too; only for images without vacuum, whose equal pixels look the same.
-    An extreme value is a cut-off where at least 8 pixels have it and more than three times as many as any of the
+    An extreme value is a cut-off where at least 8 pixels have it and more than twice as many as any of the
     five values next to it: a histogram of counts, Poisson or not, falls off towards its ends, a cut one piles up.
     Unseen: clipping before frames were averaged or the image was filtered. A noise-free image whose brightest part
     is exactly constant is taken for saturated.
@@ -114,4 +114,4 @@ def _piles_up(values: np.ndarray) -> bool:
         if not values.size:
             break
         most = max(most, int((values == values.max()).sum()))
-    return at_top > 3 * most > 0
+    return at_top > 2 * most > 0
