@@ -29,8 +29,8 @@ _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
 _STEPS = 4
 """A round at most."""
-_CONVERGED = 5e-5
-"""Relative change of the weighted squares at which a round ends."""
+_CONVERGED = 0.15
+"""Relative change of the weighted squares at which a round ends, in roots of the rounding error."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
 _LOOSE, _FIRM = 2.0, 0.2
@@ -202,7 +202,7 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan):
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
-        done = better & (jnp.abs(best - value) < _CONVERGED * best)
+        done = better & (jnp.abs(best - value) < _CONVERGED * jnp.finfo(data.dtype).eps ** 0.5 * best)
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
         return p, image, damping, jnp.where(better, value, best), done, count + 1
 
