@@ -79,17 +79,19 @@ def fit_columns(
     """Fit every column of an image, neighbours and background included.
 
     start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
-    Columns outside the image whose tails reach in are fitted near where they start and close to the looks of their
+    Columns at the edge and outside the image whose tails reach in are fitted near where they start and close to the looks of their
     group, those farther off are only drawn. satellites: of the columns in `start`, drawn too.
     """
     if satellites is not None:
         satellites = satellites._replace(first=len(start))
     inside = ((start >= 0) & (start <= np.array(data.shape[::-1]) - 1)).all(1)
     width = guess_width(data, start[inside], group[inside])
+    inside &= ((start >= width) & (start <= np.array(data.shape[::-1]) - 1 - width)).all(1)
     model, first, group, inside = _plan(data, (start, satellites), group, inside, width, settings)
     level, scale = float(np.median(data)), float(np.ptp(np.percentile(data, (1, 99.5)))) or 1.0
     real = jnp.result_type(float)
     unit = jnp.asarray((data - level) / scale, real)
+    first = _first_guess(first, np.asarray(unit), inside, group)
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
     shapes = ShapePrior(group, inside, settings.spread)
     seen = None if mask is None else jnp.asarray(mask)
@@ -140,6 +142,20 @@ def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
     amplitude = np.where(group >= 0, 0.5, 0.0)  # satellites get theirs from their parents
     ground = np.zeros((model.rows.shape[1], model.cols.shape[1]))
     return model, Parameters(*(jnp.asarray(a, real) for a in (position, amplitude, shape, ground))), group, inside
+
+
+def _first_guess(p: Parameters, data: np.ndarray, inside: np.ndarray, group: np.ndarray) -> Parameters:
+    """Heights as the pixels under the columns show them, above a low level for the background."""
+    low = float(np.percentile(data[:: max(1, data.shape[0] // 500), :: max(1, data.shape[1] // 500)], 10))
+    column, row = np.clip(np.round(np.asarray(p.position)).astype(int), 0, np.array(data.shape[::-1]) - 1).T
+    height = np.maximum(data[row, column] - low, 0.05)
+    amplitude = np.array(p.amplitude)
+    for g in np.unique(group[group >= 0]):
+        mine = group == g
+        if (mine & inside).any():
+            amplitude[mine] = np.where(inside[mine], height[mine], np.median(height[mine & inside]))
+    ground = jnp.full_like(p.ground, low)
+    return eqx.tree_at(lambda q: (q.amplitude, q.ground), p, (jnp.asarray(amplitude, p.amplitude.dtype), ground))
 
 
 def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:

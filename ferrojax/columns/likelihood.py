@@ -36,6 +36,8 @@ _MOVE = 0.5
 _LOOSE, _FIRM = 2.0, 0.2
 """Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters
 only to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
+_FIRM_SHAPE = 0.05
+"""Spread of the shapes of those."""
 
 
 class Fit(NamedTuple):
@@ -173,7 +175,8 @@ def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) 
             mean[mine, 2:] = np.median(mean[mine & shapes.trusted, 2:], 0)
             loose[mine] = np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
     loose *= np.where(shapes.trusted, _LOOSE, _FIRM)[:, None]
-    sd = np.column_stack([loose, np.broadcast_to([spread, spread / 3, spread / 3], (len(mean), 3))])
+    own = np.where(shapes.trusted, spread, min(spread, _FIRM_SHAPE))[:, None] * np.array([1.0, 1 / 3, 1 / 3])
+    sd = np.column_stack([loose, own])
     return jnp.asarray(mean, start.position.dtype), jnp.asarray(sd**-2.0, start.position.dtype)
 
 
