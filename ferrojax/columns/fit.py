@@ -79,8 +79,8 @@ def fit_columns(
     """Fit every column of an image, neighbours and background included.
 
     start: (n, 2) px (x, y), within about a width. group: (n,) columns that look alike. mask: pixels that count.
-    Columns at the edge and outside the image whose tails reach in are fitted near where they start and close to the looks of their
-    group, those farther off are only drawn. satellites: of the columns in `start`, drawn too.
+    Columns at the edge, and those outside the image whose tails reach in, are fitted near where they start and close to
+    the looks of their group; those farther off are only drawn. satellites: of the columns in `start`, drawn too.
     """
     if satellites is not None:
         satellites = satellites._replace(first=len(start))
