@@ -53,7 +53,8 @@ def counting(image: np.ndarray, step: float, zone, mode: str) -> dict[str, np.nd
     period = float(np.linalg.norm(motif.lattice, axis=1).max()) * seeds.scale
     fit = fit_columns(bright, seeds.position, seeds.column, FitSettings(3 * period, core=0.5 * seeds.gap * seeds.scale))
     seen = inside(seeds.position, image.shape)
-    factor = misfit(bright, fit.chosen(seen), seeds.column[seen], np.isfinite(fit.covariance[seen]).all((1, 2)))
+    known = np.asarray(np.isfinite(fit.covariance[seen]).all((1, 2)))
+    factor = misfit(bright, fit.chosen(seen), seeds.column[seen], known)
     return {"covariance": fit.covariance[seen] * factor[:, None, None], "position": fit.position[seen]}
 
 
@@ -71,7 +72,7 @@ def lines_share(columns, pm_per_px: float, size: tuple[int, int]) -> dict[str, l
     }
 
 
-def null(image: np.ndarray, step: float, mode: str) -> tuple[dict, object]:
+def null(image: np.ndarray, step: float, mode: str) -> tuple[dict, tuple]:
     crystal, zone = material("SrTiO3"), (1, 1, 0)
     columns = find_columns(Image(image, (step, step)), crystal, zone, mode=mode)
     motif = projected_motif(crystal, zone)
@@ -114,7 +115,7 @@ def smooth_part(displacement: np.ndarray, valid: np.ndarray) -> list[float]:
     return np.sqrt(np.maximum(mean[whole].var(0) - rest / 24, 0.0)).tolist()
 
 
-def atomap_null(python: str, image: np.ndarray, columns, pmap) -> dict:
+def atomap_null(python: str, image: np.ndarray, columns) -> dict:
     position = np.asarray(columns.position_px, float)
     chosen = {s: np.nonzero(columns.accepted & (np.asarray(columns.site) == SITES.index(s)))[0] for s in "AB"}
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +132,6 @@ def atomap_null(python: str, image: np.ndarray, columns, pmap) -> dict:
     moved = eqx.tree_at(lambda c: c.position, columns, jnp.asarray(new, columns.position.dtype))
     theirs = map_from_columns(moved, material("SrTiO3"), projected_motif(material("SrTiO3"), (1, 1, 0)))
     stats = displacement_statistics(theirs)
-    del pmap
     return {"cells": int(stats["n"]), "mean_pm": stats["mean"].tolist(), "spread_pm": stats["spread"].tolist()}
 
 
@@ -144,7 +144,7 @@ def film(folder: Path) -> dict:
     a = columns.accepted & (np.asarray(columns.site) == 0)
     ours = np.asarray(columns.position_px, float)[a]
     rim = ((published > 8) & (published < np.array(image.shape[::-1]) - 9)).all(1)
-    miss, near = KDTree(ours).query(published[rim])
+    miss, near = (np.asarray(v) for v in KDTree(ours).query(published[rim]))
     matched = miss < 4.0
     gap = ours[near[matched]] - published[rim][matched]
     apart = gap - np.median(gap, 0)
@@ -199,7 +199,7 @@ def main(python: str | None) -> None:
     figures["SrTiO3 ADF"], kept = null(adf, step, "HAADF")
     figures["SrTiO3 ABF"], _ = null(abf, step, "ABF")
     if python:
-        figures["SrTiO3 ADF, atomap 0.4.2"] = atomap_null(python, adf, *kept)
+        figures["SrTiO3 ADF, atomap 0.4.2"] = atomap_null(python, adf, kept[0])
     figures["PbTiO3/SrRuO3"] = film(folder)
     for name, found in figures.items():
         print(name, json.dumps(found), flush=True)
