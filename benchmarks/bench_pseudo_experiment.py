@@ -15,7 +15,7 @@ import numpy as np
 from ferrojax.crystal import material
 from ferrojax.data import data_file
 from ferrojax.dataset import SimulatedSet
-from ferrojax.dataset.patches import extract_patches
+from ferrojax.dataset.patches import extract_patches, whole_patches
 from ferrojax.inference import NetworkPredictor, Truth, no_signal, score
 from ferrojax.io import read
 from ferrojax.polarization import cell_frames, map_polarization, with_prediction
@@ -27,7 +27,8 @@ def main(seeds: int, out: str) -> None:
     scan, truth = read(data_file("pseudo_experiment.npz")), Truth.load(data_file("pseudo_experiment.npz"))
     classical = map_polarization(scan, crystal)
     cells = cell_frames(classical)
-    patches = extract_patches(scan, cells.centre_px, cells.frame)
+    whole = whole_patches(scan, cells.centre_px, cells.frame)
+    patches = extract_patches(scan, cells.centre_px[whole], cells.frame)
     simulated = SimulatedSet.load(data_file("bto_training_set.npz"))
     runs: dict[str, list[dict]] = {"simulation_only": [], "joint": []}
     start = time.time()

@@ -96,12 +96,13 @@ def simulate_cells(progress: Any, watch: Stopwatch, seed: int, fresh: int) -> "S
 
 
 def patches_of(image: "Image", pmap: "PolarizationMap") -> "np.ndarray":
-    """Normalised patches of every valid cell."""
-    from ferrojax.dataset.patches import extract_patches
+    """Normalised patches of the valid cells that have a whole one."""
+    from ferrojax.dataset.patches import extract_patches, whole_patches
     from ferrojax.polarization import cell_frames
 
     cells = cell_frames(pmap)
-    return extract_patches(image, cells.centre_px, cells.frame)
+    centre = cells.centre_px[whole_patches(image, cells.centre_px, cells.frame)]
+    return extract_patches(image, centre, cells.frame)
 
 
 def train_networks(

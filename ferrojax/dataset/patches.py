@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Int, Key
+from jaxtyping import Array, Bool, Complex, Float, Int, Key
 from scipy.ndimage import map_coordinates
 
 from ferrojax.dataset.generate import PARAMETERS, SimulatedSet
@@ -18,6 +18,10 @@ from ferrojax.image import Image
 PATCH, PIXEL = 24, 0.25
 AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL
 """Å: pixel centres of a patch along one axis."""
+
+
+_BEYOND = 1.0
+"""px that a patch may reach beyond the image."""
 
 
 def normalised(patches: Float[Array | np.ndarray, "n p p"]) -> Float[Array | np.ndarray, "n p p"]:
@@ -37,6 +41,14 @@ def extract_patches(
     at = np.asarray(centre_px, float)[:, None, None] + offset
     values = map_coordinates(np.asarray(image.data, float), [at[..., 1], at[..., 0]], order=3, mode="mirror")
     return np.asarray(normalised(values), np.float32)  # pyright: ignore[reportArgumentType]
+
+
+def whole_patches(image: Image, centre_px: Float[Array, "n 2"], frame: Float[Array, "2 2"]) -> Bool[np.ndarray, " n"]:
+    """(n,) whether a patch lies on the image; beyond its edge there is only a mirror image, which is no specimen."""
+    corner = np.stack(np.meshgrid(AXIS[[0, -1]], AXIS[[0, -1]]), -1).reshape(-1, 2) @ np.asarray(frame, float).T
+    at = np.asarray(centre_px, float)[:, None] + corner
+    size = np.array(image.data.shape[::-1])
+    return np.all((at > -_BEYOND) & (at < size - 1 + _BEYOND), axis=(1, 2))
 
 
 class SimulatedPool(eqx.Module):

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ferrojax.dataset.patches import extract_patches
+from ferrojax.dataset.patches import extract_patches, whole_patches
 from ferrojax.image import Image
 from ferrojax.models import DisplacementNet
 from ferrojax.polarization import CellFrames
@@ -30,7 +30,9 @@ class NetworkPredictor:
         return UNIT * mean, (UNIT * self.spread_scale) ** 2 * covariance
 
     def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]:
-        """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the image's calibrated frame."""
+        """Displacement (n, 2) Å and covariance (n, 2, 2) Å² in the image's calibrated frame; NaN at the image's rim."""
         displacement, covariance = self.predict_patches(extract_patches(image, cells.centre_px, cells.frame))
+        whole = jnp.asarray(whole_patches(image, cells.centre_px, cells.frame))
+        displacement = jnp.where(whole[:, None], displacement, jnp.nan)
         r = cells.rotation
         return displacement @ r.T, r @ covariance @ r.T
