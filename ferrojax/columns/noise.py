@@ -104,10 +104,13 @@ def estimate_noise(
     square = square / typical
     # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
     constant, slope = jnp.ones_like(typical), jnp.zeros_like(typical)
-    for _ in range(3):
-        w = seen / (constant + slope * z) ** 2
+    for _ in range(4):
+        expected_square = constant + slope * z
+        # What lies beyond three standard deviations is misfit somewhere, not the noise of everywhere.
+        held = jnp.minimum(square, 9.0 * expected_square)
+        w = seen / expected_square**2
         s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()]) / w.sum()
-        v = jnp.stack([(w * square).sum(), (w * z * square).sum()]) / w.sum()
+        v = jnp.stack([(w * held).sum(), (w * z * held).sum()]) / w.sum()
         slope = jnp.clip((v[1] - s[1] * v[0]) / (s[2] - s[1] ** 2 + 1e-12), 0.0, 20.0)
         constant = jnp.maximum(v[0] - slope * s[1], 0.05)
     return FittedNoise(typical * constant, typical * slope / spread, low)
