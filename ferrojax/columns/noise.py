@@ -106,8 +106,8 @@ def estimate_noise(
     constant, slope = jnp.ones_like(typical), jnp.zeros_like(typical)
     for _ in range(4):
         expected_square = constant + slope * z
-        # What lies beyond three standard deviations is misfit somewhere, not the noise of everywhere.
-        held = jnp.minimum(square, 9.0 * expected_square)
+        # What lies beyond five standard deviations is misfit somewhere, not the noise of everywhere.
+        held = jnp.minimum(square, 25.0 * expected_square)
         w = seen / expected_square**2
         s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()]) / w.sum()
         v = jnp.stack([(w * held).sum(), (w * z * held).sum()]) / w.sum()
