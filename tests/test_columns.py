@@ -182,7 +182,10 @@ def test_without_a_crystal_positions_only():
     both = np.concatenate([truth["A"], truth["B"]])
     here = np.asarray(columns.position_px)[columns.accepted]
     nearest = np.sqrt(((here[:, None] - both[None]) ** 2).sum(-1).min(1))
-    assert len(here) > 120
+    inner = truth["A"][((truth["A"] > 8.5) & (truth["A"] < np.array([169, 149]) - 8.5)).all(1)]
+    missed = np.sqrt(((inner[:, None] - here[None]) ** 2).sum(-1).min(1))
+    assert len(inner) > 80
+    assert missed.max() < 0.1
     assert np.percentile(nearest, 90) < 0.02
     np.testing.assert_allclose(np.asarray(columns.position), 0.3 * np.asarray(columns.position_px), rtol=1e-5)
 

@@ -10,7 +10,7 @@ from ferrojax.columns.seeds import Seeds, inside
 from ferrojax.columns.uncertainty import misfit, residual_windows, scan_scatter
 
 _MOVED = 0.35
-_EDGE = 0.6
+_EDGE = 0.5
 """Of the nearest distance between columns: how far a column may be from its seed, how near to the image's edge."""
 
 
