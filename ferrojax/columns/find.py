@@ -197,9 +197,10 @@ def _check_contrast(columns: Columns, motif: Motif) -> None:
 
 
 def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> FoundColumns:
-    seeds = seed_positions(data, sampling)
+    seeds = seed_positions(data, sampling, options.mode)
+    bright = seeds.polarity * data
     settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
-    fitted = fit_columns(data, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(data))
-    rejection = rejections(fitted, seeds, data)
-    assembled = assemble(data, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
+    fitted = fit_columns(bright, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(bright))
+    rejection = rejections(fitted, seeds, bright)
+    assembled = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
     return _found(assembled, fitted, seeds, np.zeros((0, 2)))

@@ -86,9 +86,7 @@ def maximum_likelihood(
     whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
     zero = jnp.zeros((), data.dtype)
     weighing = noise if noise is not None else FittedNoise(1e-2 * jnp.var(data) + 1e-30, zero, zero)
-    p = start
-
-    image = data
+    p, used, image = start, weighing, data
     damping = jnp.asarray(_DAMPING[0], data.dtype)
 
     def climb(model, p, spread):
@@ -96,7 +94,7 @@ def maximum_likelihood(
         outside = _FAITHFUL**2 / float(weighing.variance(image).mean())
         prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
         seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
-        return seen, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(_STEPS)))
+        return seen, prior, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(_STEPS)))
 
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         # What lies outside the image waits until it is known what columns look like.
@@ -104,16 +102,17 @@ def maximum_likelihood(
         p = _adopted(p, shapes, drawn) if turn else p
         p = p if tie is None else tie(p)
         stage = model if turn else eqx.tree_at(lambda m: m.free, model, model.free & jnp.asarray(shapes.trusted))
-        seen, p, image, damping, settled, normal = climb(stage, p, spread)
+        used = weighing  # the Fisher matrix, and so the covariance, is for this noise
+        seen, prior, p, image, damping, settled, normal = climb(stage, p, spread)
         if noise is None:
             weighing = estimate_noise(data - image, image, seen)
             if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
                 weighing = FittedNoise(weighing.variance(image).mean(), zero, zero)
-        if halo and turn > 0:
-            model = _with_halo(model, p, (data, image, whole / weighing.variance(image)), shapes)
+        if halo and turn > 0 and shapes.trusted.sum() >= _HALO_COLUMNS:
+            model, p, image = _with_halo(model, p, (data, image, whole / weighing.variance(image)), prior)
         if turn >= len(_SPREADS) and tie is None and settled:
             break
-    return Fit(p, image, _covariance(normal), weighing, seen)
+    return Fit(p, image, _covariance(normal), used, seen)
 
 
 @eqx.filter_jit
@@ -137,32 +136,42 @@ def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) ->
     return eqx.tree_at(lambda q: (q.amplitude, q.shape), p, (jnp.asarray(amplitude), jnp.asarray(shape)))
 
 
-def _with_halo(model: ImageModel, p: Parameters, seen_as, shapes: ShapePrior) -> ImageModel:
-    """The model with the halo that all columns share one Gauss–Newton step on, other parameters free to follow."""
-    if shapes.trusted.sum() < _HALO_COLUMNS:
-        return model
+def _with_halo(model: ImageModel, p: Parameters, seen_as, prior) -> tuple[ImageModel, Parameters, Array]:
+    """Model, parameters and image one Gauss–Newton step on in the halo that all columns share, the rest following."""
     before = jnp.zeros(len(p.position), p.position.dtype) if model.halo is None else model.halo
     model = eqx.tree_at(lambda m: m.halo, model, before, is_leaf=lambda x: x is None)
-    data, image, weight = seen_as
-    weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
-    seen_as = data, image, weight
-    height = jnp.clip(before[0] + _halo_step(model, p, seen_as), 0.0, _MOST_HALO)
-    return eqx.tree_at(lambda m: m.halo, model, jnp.full_like(before, height))
+    halo, p, image = _halo_step(model, before, p, seen_as, prior)
+    return eqx.tree_at(lambda m: m.halo, model, halo), p, image
 
 
 @eqx.filter_jit
-def _halo_step(model: ImageModel, p: Parameters, seen_as) -> Float[Array, ""]:
-    data, image, weight = seen_as
-    normal = normal_blocks(model, p, weight, jnp.ones((len(p.position), 6), p.position.dtype))
+def _halo_step(model: ImageModel, halo: Float[Array, " n"], p: Parameters, seen_as, prior):
+    (data, image, weight), (mean, precision) = seen_as, prior
+    weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
+    normal = normal_blocks(model, p, weight, precision)
     x, y = window_pixels(model, p.position.dtype)
     wide = jax.vmap(lambda q, s, x, y: jnp.exp(-0.5 * quadratic(q, s, x, y) / HALO**2))(p.position, p.shape, x, y)
     change = model.add(p.amplitude[:, None, None] * wide)
     slope = gradient(model, p, weight * change)
     follow = solve(normal, *slope, jnp.asarray(1e-6, change.dtype))
-    rest = gradient(model, p, weight * (data - image))
+    rest = _uphill(model, p, weight * (data - image), prior)
     square = (weight * change**2).sum() - sum((a * b).sum() for a, b in zip(slope, follow, strict=True))
     right = (weight * change * (data - image)).sum() - sum((a * b).sum() for a, b in zip(rest, follow, strict=True))
-    return right / (square + 1e-4 * (weight * change**2).sum())
+    step = right / (square + 1e-4 * (weight * change**2).sum())
+    step = jnp.clip(halo[0] + step, 0.0, _MOST_HALO) - halo[0]
+
+    def tried(state):
+        step, *kept, _, count = state
+        there = eqx.tree_at(lambda m: m.halo, model, halo + step)
+        moved = _moved(p, -step * follow[0], -step * follow[1], mean)
+        image = there(moved)
+        better = _cost(model, moved, weight * (data - image) ** 2, prior) < before
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (halo + step, moved, image), tuple(kept))
+        return 0.5 * step, *kept, better, count + 1
+
+    before = _cost(model, p, weight * (data - image) ** 2, prior)
+    first = (step, halo, p, image, jnp.asarray(False), jnp.asarray(0))
+    return jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), tried, first)[1:4]
 
 
 def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
@@ -188,20 +197,12 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan):
     weight = seen / noise.variance(image)
     normal = normal_blocks(model, p, weight, precision)
 
-    def off(p):
-        return (jnp.column_stack([p.position, p.amplitude, p.shape]) - mean) * model.free[:, None]
-
-    def cost(p, image):
-        prior = (precision * off(p) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
-        return (weight * (data - image) ** 2).sum() + prior
-
     def step(state):
         p, image, damping, best, _, count = state
-        columns, ground = gradient(model, p, seen * (data - image) / noise.variance(image))
-        columns, ground = columns - precision * off(p), ground - GROUND_PRECISION * p.ground
-        trial = _moved(p, *solve(normal, columns, ground, damping), mean)
+        uphill = _uphill(model, p, seen * (data - image) / noise.variance(image), prior)
+        trial = _moved(p, *solve(normal, *uphill, damping), mean)
         picture = model(trial)
-        value = cost(trial, picture)
+        value = _cost(model, trial, weight * (data - picture) ** 2, prior)
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
@@ -209,9 +210,28 @@ def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan):
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
         return p, image, damping, jnp.where(better, value, best), done, count + 1
 
-    first = (p, image, damping, cost(p, image), jnp.asarray(False), jnp.zeros_like(steps))
+    at = _cost(model, p, weight * (data - image) ** 2, prior)
+    first = (p, image, damping, at, jnp.asarray(False), jnp.zeros_like(steps))
     p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
     return p, image, damping, settled, normal
+
+
+def _off(model: ImageModel, p: Parameters, mean) -> Float[Array, "n 6"]:
+    """How far the free columns are from what is known of them beforehand."""
+    return (jnp.column_stack([p.position, p.amplitude, p.shape]) - mean) * model.free[:, None]
+
+
+def _cost(model: ImageModel, p: Parameters, squares: Float[Array, "rows cols"], prior) -> Float[Array, ""]:
+    """Weighted squares and what the prior adds."""
+    mean, precision = prior
+    return squares.sum() + (precision * _off(model, p, mean) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
+
+
+def _uphill(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols"], prior) -> tuple[Array, Array]:
+    """Minus half the gradient of the cost, for weighted residuals."""
+    mean, precision = prior
+    columns, ground = gradient(model, p, weighted)
+    return columns - precision * _off(model, p, mean), ground - GROUND_PRECISION * p.ground
 
 
 def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:

@@ -9,8 +9,6 @@ from ferrojax.errors import InputError
 
 _FAINTEST = 1e-3
 """Of the brightest expected intensity: a weight 1/variance stays finite where nothing is expected."""
-
-
 _ROUNDING = 30.0
 """Rounding errors of the range of intensities: the least noise there is."""
 _SAMPLE = 50_000
@@ -90,7 +88,7 @@ def _number(field: str, value, positive: bool = False) -> Array:
 def estimate_noise(
     residual: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
 ) -> FittedNoise:
-    """Variance of the residual against the expected intensity: a line through bins of equal population.
+    """Variance of the residual against the expected intensity: a straight line by weighted least squares.
 
     Weights only: what they miss costs little precision and no bias. Pixels with seen = 0 do not count.
     """
