@@ -1,29 +1,8 @@
-"""Find, fit and index atomic columns."""
+"""Find, fit and index atomic columns.
 
-from ferrojax.columns.columns import REJECTIONS as REJECTIONS
-from ferrojax.columns.columns import SITES as SITES
-from ferrojax.columns.columns import Calibration as Calibration
-from ferrojax.columns.columns import Columns as Columns
-from ferrojax.columns.distortion import ScanDistortion as ScanDistortion
-from ferrojax.columns.distortion import ScanDrift as ScanDrift
-from ferrojax.columns.distortion import VarianceSplit as VarianceSplit
-from ferrojax.columns.distortion import corrected_positions as corrected_positions
-from ferrojax.columns.distortion import estimate_drift as estimate_drift
-from ferrojax.columns.distortion import lattice_deviation as lattice_deviation
-from ferrojax.columns.distortion import resampled_lines as resampled_lines
-from ferrojax.columns.distortion import scan_distortion as scan_distortion
-from ferrojax.columns.distortion import variance_split as variance_split
-from ferrojax.columns.find import FindOptions as FindOptions
-from ferrojax.columns.find import FoundColumns as FoundColumns
-from ferrojax.columns.find import find_columns as find_columns
-from ferrojax.columns.find import find_with_model as find_with_model
-from ferrojax.columns.jitter import ColumnShape as ColumnShape
-from ferrojax.columns.jitter import LineJitter as LineJitter
-from ferrojax.columns.jitter import common_misfit as common_misfit
-from ferrojax.columns.jitter import displacement_jitter as displacement_jitter
-from ferrojax.columns.jitter import estimate_jitter as estimate_jitter
-from ferrojax.columns.jitter import line_offsets as line_offsets
-from ferrojax.columns.jitter import rendered_columns as rendered_columns
-from ferrojax.columns.noise import GaussianNoise as GaussianNoise
-from ferrojax.columns.noise import PoissonNoise as PoissonNoise
-from ferrojax.columns.precision import cramer_rao as cramer_rao
+Names load on first use (the list is in the stub): fitting alone needs little of what finding does.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

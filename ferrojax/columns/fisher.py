@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
-_BATCH = 512
+_BATCH = 256
 _INNER = 30
 _TINY = 1e-12
 GROUND_PRECISION = 1.0
@@ -235,14 +235,26 @@ def _ground_block(model: ImageModel, weight: Float[Array, "rows cols"]) -> Float
     return block.reshape(ky * kx, ky * kx)
 
 
-def solve(normal: Normal, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], damping) -> tuple[Array, Array]:
+def solve(
+    normal: Normal,
+    columns: Float[Array, "n 6"],
+    ground: Float[Array, "ky kx"],
+    damping,
+    *,
+    slow: Float[Array, "n 1"] | float = 0.0,
+    tolerance: float = 1e-4,
+) -> tuple[Array, Array]:
     """Step (n, 6) and (ky, kx) that the normal equations give for a gradient: conjugate gradients with the columns'
-    own blocks and the background as preconditioner."""
+    own blocks and the background as preconditioner.
+
+    damping: of all. slow: of columns, at least. tolerance: relative, of the residual.
+    """
+    brake = jnp.maximum(damping, slow)
 
     def product(v):
         column, back = v
         i, j = normal.edge.T
-        out = jnp.einsum("nab,nb->na", normal.own, column) + damping * column
+        out = jnp.einsum("nab,nb->na", normal.own, column) + brake * column
         out = out.at[i].add(jnp.einsum("eab,eb->ea", normal.pair, column[j]))
         out = out.at[j].add(jnp.einsum("eab,ea->eb", normal.pair, column[i]))
         out = out + jnp.einsum("napq,npq->na", normal.cross, back[normal.at])
@@ -258,8 +270,38 @@ def solve(normal: Normal, columns: Float[Array, "n 6"], ground: Float[Array, "ky
         return jnp.einsum("nab,nb->na", normal.inverse, column), back
 
     right = (columns / normal.scale, ground.ravel() / normal.ground_scale)
-    (step, back), _ = jax.scipy.sparse.linalg.cg(product, right, tol=1e-5, maxiter=_INNER, M=precondition)
+    step, back = _conjugate_gradients(product, right, precondition, tolerance)
     return step / normal.scale, (back / normal.ground_scale).reshape(ground.shape)
+
+
+def _conjugate_gradients(product, right, precondition, tolerance: float):
+    """Solution of product(x) = right from x = 0, to a relative residual.
+
+    JAX's own applies each operator at two places of the program, which are compiled twice, and once in vain at zero.
+    """
+
+    def dot(a, b):
+        return sum(jnp.vdot(u, v) for u, v in zip(a, b, strict=True))
+
+    def along(a, by, b):
+        return tuple(u + by * v for u, v in zip(a, b, strict=True))
+
+    def step(state):
+        x, rest, way, slope, count = state
+        fresh = precondition(rest)
+        new = dot(rest, fresh)
+        way = along(fresh, new / slope, way)
+        across = product(way)
+        length = new / dot(way, across)
+        return along(x, length, way), along(rest, -length, across), way, new, count + 1
+
+    def unfinished(state):
+        _, rest, _, _, count = state
+        return (dot(rest, rest) > tolerance**2 * dot(right, right)) & (count < _INNER)
+
+    zero = tuple(jnp.zeros_like(r) for r in right)
+    first = (zero, right, zero, jnp.ones((), right[0].dtype), jnp.asarray(0))
+    return jax.lax.while_loop(unfinished, step, first)[0]
 
 
 def position_covariance(normal: Normal) -> Float[Array, "n 2 2"]:

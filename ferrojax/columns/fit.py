@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ferrojax.columns.likelihood import Fit, ShapePrior, maximum_likelihood
-from ferrojax.columns.model import ImageModel, Parameters, plan_model
+from ferrojax.columns.model import Parameters, plan_model
 from ferrojax.columns.noise import Noise
 from ferrojax.columns.oxygen import Satellites
 
-_COUNT = 512
+_COUNT = 256
 """Columns and overlaps come in multiples, so that few programs are compiled."""
 _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
@@ -108,7 +108,7 @@ def fit_columns(
         tie=satellites,
         rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
-    return _in_units(model, fit, len(start), level, scale, noise is not None)
+    return _in_units(fit, len(start), level, scale, noise is not None)
 
 
 def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
@@ -158,10 +158,10 @@ def _first_guess(p: Parameters, data: np.ndarray, inside: np.ndarray, group: np.
     return eqx.tree_at(lambda q: (q.amplitude, q.ground), p, (jnp.asarray(amplitude, p.amplitude.dtype), ground))
 
 
-def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:
+def _in_units(fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:
     p = fit.parameters
     position = np.asarray(p.position, float)[:n]
-    ground = np.asarray(model.ground(p.ground), float)
+    ground = np.asarray(fit.ground, float)
     column, row = np.clip(np.round(position).astype(int), 0, np.array(ground.shape[::-1]) - 1).T
     return FittedColumns(
         position=position,
@@ -170,7 +170,7 @@ def _in_units(model: ImageModel, fit: Fit, n: int, level: float, scale: float, k
         covariance=np.asarray(fit.covariance, float)[:n],
         background=ground[row, column] * scale + level,
         image=np.asarray(fit.image, float) * scale + level,
-        variance=np.asarray(fit.noise.variance(fit.image), float) * scale**2,
+        variance=np.asarray(fit.variance, float) * scale**2,
         seen=np.asarray(fit.seen) > 0,
         known=known,
     )

@@ -29,8 +29,14 @@ _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
 _STEPS = 4
 """A round at most."""
-_CONVERGED = 0.15
-"""Relative change of the weighted squares at which a round ends, in roots of the rounding error."""
+_CONVERGED, _FALLEN = 1e-2, 1e-3
+"""A round ends where the columns that are seen whole step by less (mean square, in standard deviations) and the cost
+falls by less (relative: the second matters where only misfit is left that columns at the edge make)."""
+_HALO_SETTLED = 1e-3
+_INEXACT = 1e-2
+"""Relative residual at which the normal equations of a step are left: the next step sees to the rest."""
+_SLOW = 0.05
+"""Damping, at least, of columns at the edge and outside."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
 _LOOSE, _FIRM = 2.0, 0.2
@@ -41,14 +47,37 @@ _FIRM_SHAPE = 0.05
 
 
 class Fit(NamedTuple):
-    """parameters as fitted. image: the model. covariance: (n, 2, 2) px² of the position, for the noise as it was
-    given or estimated. noise: which that was. seen: (rows, cols) 1 for pixels that counted."""
+    """parameters as fitted. Images (rows, cols): image, the model; ground, its background; variance of the noise as it
+    was given or estimated; seen, 1 for pixels that counted. covariance: (n, 2, 2) px² of the position, for that noise.
+    """
 
     parameters: Parameters
     image: Float[Array, "rows cols"]
-    covariance: Float[Array, "n 2 2"]
-    noise: Noise
+    ground: Float[Array, "rows cols"]
+    variance: Float[Array, "rows cols"]
     seen: Float[Array, "rows cols"]
+    covariance: Float[Array, "n 2 2"]
+
+
+class _Scene(eqx.Module):
+    """data, and where it counts; core: px round the columns (None: everywhere). trusted: as in `ShapePrior`."""
+
+    data: Float[Array, "rows cols"]
+    whole: Float[Array, "rows cols"]
+    core: Float[Array, ""] | None
+    trusted: Bool[Array, " n"]
+
+
+class _Round(NamedTuple):
+    """Where a round ended. prior: mean and precision (n, 6). normal: the Fisher matrix of its first step."""
+
+    parameters: Parameters
+    image: Float[Array, "rows cols"]
+    seen: Float[Array, "rows cols"]
+    damping: Float[Array, ""]
+    settled: Bool[Array, ""]
+    prior: tuple[Float[Array, "n 6"], Float[Array, "n 6"]]
+    normal: Normal
 
 
 class ShapePrior(NamedTuple):
@@ -83,46 +112,50 @@ def maximum_likelihood(
     halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free.
     rounds: of four steps, 3 or more.
     """
-    whole = jnp.ones_like(data) if mask is None else jnp.asarray(mask, data.dtype)
-    zero = jnp.zeros((), data.dtype)
-    weighing = noise if noise is not None else FittedNoise(1e-2 * jnp.var(data) + 1e-30, zero, zero)
-    p, used, image = start, weighing, data
-    damping = jnp.asarray(_DAMPING[0], data.dtype)
-
-    def climb(model, p, spread):
-        mean, precision = _prior(p, start, shapes, spread)
-        outside = _FAITHFUL**2 / float(weighing.variance(image).mean())
-        prior = mean, jnp.where(shapes.trusted[:, None], precision, precision * max(1.0, outside))
-        seen = whole if core is None else whole * _near(model, p.position, jnp.asarray(core, data.dtype))
-        return seen, prior, *_climb(model, data, seen, p, weighing, prior, (damping, jnp.asarray(_STEPS)))
-
+    scene = _Scene(
+        data,
+        jnp.asarray(np.ones(data.shape) if mask is None else mask, data.dtype),
+        None if core is None else jnp.asarray(core, data.dtype),
+        jnp.asarray(shapes.trusted),
+    )
+    weighing = _level_noise(0.1 * np.std(np.asarray(data)), data.dtype) if noise is None else noise
+    p, damping = start, jnp.asarray(_DAMPING[0], data.dtype)
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         # What lies outside the image waits until it is known what columns look like.
         drawn = ~shapes.trusted if turn <= 1 else ~np.asarray(model.free)
         p = _adopted(p, shapes, drawn) if turn else p
         p = p if tie is None else tie(p)
-        stage = model if turn else eqx.tree_at(lambda m: m.free, model, model.free & jnp.asarray(shapes.trusted))
-        used = weighing  # the Fisher matrix, and so the covariance, is for this noise
-        seen, prior, p, image, damping, settled, normal = climb(stage, p, spread)
+        free = np.asarray(model.free) & (shapes.trusted | (turn > 0))
+        stage = eqx.tree_at(lambda m: m.free, model, jnp.asarray(free))
+        used = weighing
+        at = _climb(stage, scene, p, weighing, _prior(p, start, shapes, spread), damping)
+        p, image, damping = at.parameters, at.image, at.damping
         if noise is None:
-            weighing = estimate_noise(data - image, image, seen)
-            if halo:  # weights for bright and dark alike: tails of bright columns decide, not the dark places between
-                weighing = FittedNoise(weighing.variance(image).mean(), zero, zero)
+            weighing = estimate_noise(data, image, at.seen)
+        if halo and noise is None:  # bright and dark alike: tails of bright columns decide, not the dark places between
+            weighing = _level_noise(np.sqrt(np.mean(weighing.variance(image))), data.dtype)
+        settled = bool(at.settled)
         if halo and turn > 0 and shapes.trusted.sum() >= _HALO_COLUMNS:
-            model, p, image = _with_halo(model, p, (data, image, whole / weighing.variance(image)), prior)
+            model, p, image, step = _with_halo(model, scene, p, image, weighing, at.prior)
+            settled &= abs(float(step)) < _HALO_SETTLED
         if turn >= len(_SPREADS) and tie is None and settled:
             break
-    return Fit(p, image, _covariance(normal), used, seen)
+    ground, variance, covariance = _finished(model, p, image, at.normal, (used, weighing))
+    return Fit(p, image, ground, variance, at.seen, covariance)
+
+
+def _level_noise(sd, dtype) -> FittedNoise:
+    """The same everywhere."""
+    return FittedNoise(*(jnp.asarray(v, dtype) for v in (sd**2 + 1e-30, 0.0, 0.0)))
 
 
 @eqx.filter_jit
-def _covariance(normal: Normal) -> Float[Array, "n 2 2"]:
-    return position_covariance(normal)
-
-
-@eqx.filter_jit
-def _near(model: ImageModel, position, radius) -> Array:
-    return model.near(position, radius)
+def _finished(model: ImageModel, p: Parameters, image, normal: Normal, noises: tuple[Noise, Noise]):
+    """Background, variance, covariance: the Fisher matrix is for the first of the noises, the answer for the other."""
+    used, variance = (noise.variance(image) for noise in noises)
+    row, col = (jnp.clip(jnp.round(p.position[:, 1 - k]).astype(int), 0, n - 1) for k, n in enumerate(image.shape))
+    covariance = position_covariance(normal) * (variance / used)[row, col][:, None, None]
+    return model.ground(p.ground), variance, covariance
 
 
 def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) -> Parameters:
@@ -136,17 +169,18 @@ def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) ->
     return eqx.tree_at(lambda q: (q.amplitude, q.shape), p, (jnp.asarray(amplitude), jnp.asarray(shape)))
 
 
-def _with_halo(model: ImageModel, p: Parameters, seen_as, prior) -> tuple[ImageModel, Parameters, Array]:
-    """Model, parameters and image one Gauss–Newton step on in the halo that all columns share, the rest following."""
-    before = jnp.zeros(len(p.position), p.position.dtype) if model.halo is None else model.halo
+def _with_halo(model: ImageModel, scene: _Scene, p: Parameters, image, noise: Noise, prior):
+    """Model, parameters and image one Gauss–Newton step on in the halo that all columns share, and that step."""
+    before = jnp.asarray(np.zeros(len(p.position)) if model.halo is None else model.halo, p.position.dtype)
     model = eqx.tree_at(lambda m: m.halo, model, before, is_leaf=lambda x: x is None)
-    halo, p, image = _halo_step(model, before, p, seen_as, prior)
-    return eqx.tree_at(lambda m: m.halo, model, halo), p, image
+    halo, p, image = _halo_step(model, before, scene, p, image, noise, prior)
+    return eqx.tree_at(lambda m: m.halo, model, halo), p, image, halo[0] - before[0]
 
 
 @eqx.filter_jit
-def _halo_step(model: ImageModel, halo: Float[Array, " n"], p: Parameters, seen_as, prior):
-    (data, image, weight), (mean, precision) = seen_as, prior
+def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Parameters, image, noise: Noise, prior):
+    data, (mean, precision) = scene.data, prior
+    weight = scene.whole / noise.variance(image)
     weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
     normal = normal_blocks(model, p, weight, precision)
     x, y = window_pixels(model, p.position.dtype)
@@ -190,30 +224,37 @@ def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) 
 
 
 @eqx.filter_jit
-def _climb(model, data, seen, p: Parameters, noise: Noise, prior, plan):
-    """Steps with one Fisher matrix: parameters, image, damping, whether they settled, and the matrix."""
-    (mean, precision), (damping, steps) = prior, plan
+def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping) -> _Round:
+    """Steps with one Fisher matrix."""
+    data, trusted = scene.data, scene.trusted
     image = model(p)
+    seen = scene.whole if scene.core is None else scene.whole * model.near(p.position, scene.core)
     weight = seen / noise.variance(image)
-    normal = normal_blocks(model, p, weight, precision)
+    mean, precision = prior
+    outside = jnp.maximum(1.0, _FAITHFUL**2 / noise.variance(image).mean())
+    prior = mean, jnp.where(trusted[:, None], precision, precision * outside)
+    normal = normal_blocks(model, p, weight, prior[1])
+    slow = jnp.where(trusted, 0.0, _SLOW)[:, None]
 
     def step(state):
         p, image, damping, best, _, count = state
         uphill = _uphill(model, p, seen * (data - image) / noise.variance(image), prior)
-        trial = _moved(p, *solve(normal, *uphill, damping), mean)
+        move, ground = solve(normal, *uphill, damping, slow=slow, tolerance=_INEXACT)
+        trial = _moved(p, move, ground, mean)
         picture = model(trial)
         value = _cost(model, trial, weight * (data - picture) ** 2, prior)
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
-        done = better & (jnp.abs(best - value) < _CONVERGED * jnp.finfo(data.dtype).eps ** 0.5 * best)
+        near = (move * uphill[0] * trusted[:, None]).sum() < _CONVERGED * trusted.sum()
+        done = better & near & (best - value < _FALLEN * best)
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
         return p, image, damping, jnp.where(better, value, best), done, count + 1
 
     at = _cost(model, p, weight * (data - image) ** 2, prior)
-    first = (p, image, damping, at, jnp.asarray(False), jnp.zeros_like(steps))
-    p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
-    return p, image, damping, settled, normal
+    first = (p, image, damping, at, jnp.asarray(False), jnp.asarray(0))
+    p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), step, first)
+    return _Round(p, image, seen, damping, settled, prior, normal)
 
 
 def _off(model: ImageModel, p: Parameters, mean) -> Float[Array, "n 6"]:

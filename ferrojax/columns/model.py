@@ -15,6 +15,8 @@ from scipy.spatial import KDTree
 
 HALO = 2.0
 """Width of the halo over that of the column."""
+_PAIRS = 1.45
+"""Of a window's reach: columns nearer than that overlap; beyond, less than 3e-5 of what they are is common to both."""
 MAX_GROUND = 2000
 """Background coefficients at most: their normal matrix is dense."""
 
@@ -150,12 +152,11 @@ def plan_model(
     its height at 4.5). knots: px between the background's knots (inf: a constant; more where there would be too many).
     """
     stride = max(1, int(width / 1.5))
-    window = 2 * int(np.ceil(reach * width)) + 1
-    window += -window % stride
+    window = round((2 * int(np.ceil(reach * width)) + 1) / stride) * stride
     bound = np.array(size[::-1]) + window // 2
     corner = np.clip(np.round(position), -(window // 2), bound).astype(np.int32) - window // 2
     free = np.ones(len(position), bool) if free is None else free
-    pairs = KDTree(position).query_pairs(min(8 * width, window), output_type="ndarray").astype(np.int32)
+    pairs = KDTree(position).query_pairs(min(_PAIRS * reach * width, window), output_type="ndarray").astype(np.int32)
     step = max(knots, float(np.sqrt(size[0] * size[1] / MAX_GROUND)))
     (rows, y_step), (cols, x_step) = (_splines(n, step) for n in size)
     count = tuple(min(_met(window, s), m.shape[1]) for s, m in ((x_step, cols), (y_step, rows)))

@@ -11,8 +11,6 @@ _FAINTEST = 1e-3
 """Of the brightest expected intensity: a weight 1/variance stays finite where nothing is expected."""
 _ROUNDING = 30.0
 """Rounding errors of the range of intensities: the least noise there is."""
-_SAMPLE = 50_000
-"""Pixels that tell the range of intensities."""
 
 
 class PoissonNoise(eqx.Module):
@@ -86,29 +84,30 @@ def _number(field: str, value, positive: bool = False) -> Array:
 
 @jax.jit
 def estimate_noise(
-    residual: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
+    data: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
 ) -> FittedNoise:
-    """Variance of the residual against the expected intensity: a straight line by weighted least squares.
+    """Variance of data − expected against the expected intensity: a straight line by weighted least squares.
 
     Weights only: what they miss costs little precision and no bias. Pixels with seen = 0 do not count.
     """
-    some = expected.ravel()[:: max(1, expected.size // _SAMPLE)]
-    low, high = jnp.quantile(some, jnp.array([0.02, 0.98], expected.dtype))
+    low, high = expected.min(), expected.max()
     spread = jnp.maximum(high - low, 1e-12 * jnp.abs(high) + 1e-30)
-    z = jnp.clip((expected - low) / spread, 0.0, 1.0)
-    square = residual**2
+    z = (expected - low) / spread
+    square = (data - expected) ** 2
     rounding = (_ROUNDING * jnp.finfo(expected.dtype).eps * spread) ** 2
     typical = jnp.maximum((seen * square).sum() / seen.sum(), rounding)
     square = square / typical
-    # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
-    constant, slope = jnp.ones_like(typical), jnp.zeros_like(typical)
-    for _ in range(4):
-        expected_square = constant + slope * z
+
+    def weighted(_, line):
+        # Relative weights, so that bright pixels with their larger scatter of squares do not decide.
+        expected_square = line[0] + line[1] * z
         # What lies beyond five standard deviations is misfit somewhere, not the noise of everywhere.
         held = jnp.minimum(square, 25.0 * expected_square)
         w = seen / expected_square**2
         s = jnp.stack([w.sum(), (w * z).sum(), (w * z**2).sum()]) / w.sum()
         v = jnp.stack([(w * held).sum(), (w * z * held).sum()]) / w.sum()
         slope = jnp.clip((v[1] - s[1] * v[0]) / (s[2] - s[1] ** 2 + 1e-12), 0.0, 20.0)
-        constant = jnp.maximum(v[0] - slope * s[1], 0.05)
+        return jnp.maximum(v[0] - slope * s[1], 0.05), slope
+
+    constant, slope = jax.lax.fori_loop(0, 4, weighted, (jnp.ones_like(typical), jnp.zeros_like(typical)))
     return FittedNoise(typical * constant, typical * slope / spread, low)

@@ -84,7 +84,9 @@ def build_pool(simulated: SimulatedSet) -> SimulatedPool:
                     i, d, v = np.roll(i[:, ::-1], 1, 1), d[:, ::-1] * [1, -1], v * [1, -1]
                 if transpose:
                     i, d, v = i.swapaxes(1, 2), d.swapaxes(1, 2)[..., ::-1], v[:, ::-1]
-                images.append(i), labels.append(d), tilts.append(v)
+                images.append(i)
+                labels.append(d)
+                tilts.append(v)
     thickness = np.tile(np.tile(simulated.thickness, n), 8)
     semiangle = np.tile(np.repeat(simulated.parameter[:, PARAMETERS.index("semiangle")], t), 8)
     parameter = np.column_stack([thickness, semiangle, np.concatenate(tilts)]).astype(np.float32)
