@@ -15,8 +15,9 @@ REJECTIONS = (
     "lattice seam",
     "off the lattice",
     "saturated",
+    "unlike the crystal",
 )
-ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR, SEAM, OFF_LATTICE, SATURATED = range(len(REJECTIONS))
+ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR, SEAM, OFF_LATTICE, SATURATED, UNLIKE = range(len(REJECTIONS))
 
 
 class Calibration(eqx.Module):

@@ -7,7 +7,8 @@ import numpy as np
 
 from ferrojax.columns.assemble import assemble, rejections
 from ferrojax.columns.calibration import calibrate
-from ferrojax.columns.columns import ACCEPTED, Columns
+from ferrojax.columns.columns import ACCEPTED, UNLIKE, Columns
+from ferrojax.columns.contrast import unlike
 from ferrojax.columns.fit import FitSettings, FittedColumns, fit_columns
 from ferrojax.columns.noise import Noise
 from ferrojax.columns.oxygen import hidden_oxygen
@@ -154,10 +155,11 @@ def _labelled(
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
     if anchored.sum() < MIN_CELLS:
         raise too_few(int(anchored.sum()))
+    if seeds.mode == "HAADF":
+        strange = unlike(seeds.site, fitted.position, fitted.amplitude * fitted.width**2, motif)
+        rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
     calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
     columns, scatter = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
-    if seeds.mode == "HAADF":
-        _check_contrast(columns, motif)
     return _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
 
 
@@ -174,26 +176,6 @@ def _found(assembled: tuple[Columns, np.ndarray], fit: FittedColumns, seeds: See
         dark=seeds.polarity < 0,
         ambiguity=seeds.ambiguity,
     )
-
-
-def _check_contrast(columns: Columns, motif: Motif) -> None:
-    """The brighter sublattice must be the one of higher atomic number, where the two differ clearly."""
-    if "B" not in motif.label:
-        return
-    strength = [motif.strength[motif.label.index(s)] for s in "AB"]
-    site = np.asarray(columns.site)
-    seen = [float(np.median(np.asarray(columns.intensity)[site == s])) for s in (0, 1) if (site == s).any()]
-    expected = np.log(strength[0] / strength[1])
-    if len(seen) < 2 or abs(expected) < 0.3:
-        return
-    measured = np.log(max(seen[0], 1e-9) / max(seen[1], 1e-9))
-    if measured / expected < 0.2:
-        raise InputError(
-            "crystal",
-            f"A/B intensity {np.exp(measured):.2f}",
-            f"expects {np.exp(expected):.1f}: what looks like A and B is not",
-            "check crystal, zone axis and pixel size",
-        )
 
 
 def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> FoundColumns:

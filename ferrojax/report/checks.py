@@ -10,10 +10,10 @@ from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.image import Image
 from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, Window, add_colour_bar, add_scale_bar, show_image
 
-_COLOURS = ("#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b", "#b56bff", "#ff5fc4", "#4be36b")
+_COLOURS = ("#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b", "#b56bff", "#ff5fc4", "#4be36b", "#2f6bff")
 REASON_COLOUR: dict[str, str] = dict(zip(REJECTIONS[1:], _COLOURS, strict=True))
 """Reason -> colour that stands out on a grey image."""
-_REASON_MARK: dict[str, str] = dict(zip(REJECTIONS[1:], "sXD^Pdov", strict=True))
+_REASON_MARK: dict[str, str] = dict(zip(REJECTIONS[1:], "sXD^Pdov<", strict=True))
 _LIMIT = 5.0
 """Standard deviations at which the colours of the residual end."""
 _BINS = 161

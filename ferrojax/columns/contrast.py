@@ -1,0 +1,61 @@
+"""Whether columns are as bright as the crystal makes them: another material on the same lattice gives itself away."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.spatial import KDTree
+
+from ferrojax.columns.columns import SITES
+from ferrojax.crystal.zone import Motif
+from ferrojax.errors import InputError
+
+_TELLING = 0.3
+"""Expected log ratio of A to B from which intensities say anything."""
+_LEAST = 0.2
+"""Of the expected log ratio: what is measured, with all that thickness and overlap do to it, is not below."""
+_ROUND = 9
+"""B columns whose median counts, so that one odd column is not another material."""
+_NEIGHBOURS = 4
+_MOST = 0.75
+"""Share of B columns from which the image, and not a part of it, is of something else."""
+
+
+def unlike(
+    site: Int[np.ndarray, " n"],
+    position: Float[np.ndarray, "n 2"],
+    intensity: Float[np.ndarray, " n"],
+    motif: Motif,
+) -> Bool[np.ndarray, " n"]:
+    """(n,) B columns about which A and B are not as bright, against each other, as the crystal makes them (HAADF).
+
+    Raises InputError where that is most of the image.
+    """
+    expected = _expected(motif)
+    a, b = (np.nonzero(site == s)[0] for s in (0, 1))
+    answer = np.zeros(len(site), bool)
+    if abs(expected) < _TELLING or len(a) < _NEIGHBOURS or len(b) < _ROUND:
+        return answer
+    nearest = KDTree(position[a]).query(position[b], k=_NEIGHBOURS)[1]
+    ratio = np.median(_log(intensity[a])[nearest], axis=1) - _log(intensity[b])
+    around = KDTree(position[b]).query(position[b], k=_ROUND)[1]
+    ratio = np.median(ratio[around], axis=1)
+    answer[b] = ratio / expected < _LEAST
+    if answer[b].mean() > _MOST:
+        raise InputError(
+            "crystal",
+            f"A/B intensity {np.exp(np.median(ratio)):.2f}",
+            f"expects {np.exp(expected):.1f}: what looks like A and B is not",
+            "check crystal, zone axis and pixel size",
+        )
+    return answer
+
+
+def _expected(motif: Motif) -> float:
+    """Log ratio of A to B; 0 where one of them is missing."""
+    if not {"A", "B"} <= set(motif.label):
+        return 0.0
+    a, b = (motif.strength[motif.label.index(s)] for s in SITES[:2])
+    return float(np.log(a / b))
+
+
+def _log(intensity):
+    return np.log(np.maximum(intensity, 1e-9))
