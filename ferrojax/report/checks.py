@@ -119,5 +119,6 @@ EXPLAINED = {
     "lattice seam": "Between regions whose lattices do not continue each other, so that its index is uncertain.",
     "off the lattice": "A column that is seen but belongs to no site of the lattice: a defect, or another phase.",
     "saturated": "Its brightest pixels are clipped at the largest value of the image, so its centre is not recorded.",
+    "unlike the crystal": "A and B are not as bright, one against the other, as the crystal makes them here.",
 }
 """Reason -> what it means, in one line."""
