@@ -104,6 +104,26 @@ def saturated_pixels(data, minimum: bool = False) -> np.ndarray:
     return cut
 
 
+def without_spikes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """data (rows, cols) with hot and dead pixels replaced by the median round them, and where (bool) they were.
+
+    A spike lies farther outside the range of all but a thousandth of the pixels than that range is wide, and stands
+    out of its eight neighbours by more than half of it: no column is so narrow, and no count so unlikely.
+    """
+    from scipy import ndimage
+
+    low, high = np.quantile(data, (0.001, 0.999))
+    wide = max(high - low, 1e-12 * max(abs(high), abs(low)))
+    out = (data > high + wide) | (data < low - wide)
+    if not out.any():
+        return data, out
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    around = ndimage.median_filter(data, footprint=ring, mode="mirror")
+    out &= np.abs(data - around) > 0.5 * wide
+    return np.where(out, around, data), out
+
+
 def _piles_up(values: np.ndarray) -> bool:
     """Whether the largest of the values is far more frequent than the five next to it."""
     if not values.size or (at_top := int((values == values.max()).sum())) < 8:

@@ -95,6 +95,8 @@ def map_image(
         write_results(folder, mapped, settings, str(kind), lambda: perf_counter() - start)
     from ferrojax.cli.map_report import summed_up
 
+    for line in mapped.analysis.found.ambiguity:
+        console.print(f"undecided: {line}", markup=False)
     for name, value in summed_up(mapped):
         console.print(f"{name}: {value}", markup=False)
     console.print(f"written to {out}: {', '.join(RESULTS).format(format=kind)}", markup=False)

@@ -6,6 +6,8 @@ import numpy as np
 
 from ferrojax.cli.info import versions
 from ferrojax.cli.map import Mapped, MapSettings
+from ferrojax.columns.contrast import expected_contrast, measured_contrast
+from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
 from ferrojax.polarization import displacement_statistics
 from ferrojax.report import (
@@ -21,6 +23,8 @@ from ferrojax.report import (
 
 SIGNIFICANT = 3.0
 """Standard errors."""
+FAR_CONTRAST = 1.2
+"""Log ratio: between what thickness and overlap do to real images (up to 1.0) and another crystal."""
 LYING_SAMPLING = 2.0
 """%, recorded pixel sizes off by more are pointed out at the top of the report."""
 
@@ -71,8 +75,24 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
         )
     if settings.oxygen:
         lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
+    lines += contrast_note(mapped, settings)
+    if found.spikes:
+        lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
     undecided = [f"Undecided: {line}" for line in found.ambiguity]
     return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
+
+
+def contrast_note(mapped: Mapped, settings: MapSettings) -> list[str]:
+    """How bright A is against B, and how bright the crystal would make it."""
+    expected = expected_contrast(projected_motif(mapped.crystal, settings.zone))
+    if mapped.analysis.found.mode != "HAADF" or not expected:
+        return []
+    measured = measured_contrast(mapped.pmap.columns)
+    line = (
+        f"A columns are {np.exp(measured):.2g} times as bright as B; Z^1.7 alone would make it {np.exp(expected):.2g}."
+    )
+    far = abs(measured - expected) > FAR_CONTRAST
+    return [line + (" That is far apart: is the crystal right?" if far else "")]
 
 
 def bias_note(mapped: Mapped) -> list[str]:

@@ -17,7 +17,7 @@ from ferrojax.columns.template import anchor
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
-from ferrojax.image import Image, saturated_pixels
+from ferrojax.image import Image, saturated_pixels, without_spikes
 
 CORE = 0.5
 _KNOTS = 3.0
@@ -43,7 +43,7 @@ class FoundColumns(NamedTuple):
     counted. scatter: (2,) Å² along x and y that the covariances of all columns hold beyond the fit's own, because the
     lattice scatters by so much more. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
     mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
-    ambiguity: what the intensities could not decide, one line each.
+    ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
     """
 
     columns: Columns
@@ -55,6 +55,7 @@ class FoundColumns(NamedTuple):
     mode: str
     dark: bool
     ambiguity: tuple[str, ...]
+    spikes: int = 0
 
 
 class _Options(NamedTuple):
@@ -87,6 +88,7 @@ def find_columns(
     oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, and tails common to all
     columns, so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode.
     progress: called with a word before every stage.
+    Single pixels far outside everything else (hot or dead ones) do not count.
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
     than 12 cells are complete.
     """
@@ -101,16 +103,17 @@ def find_with_model(
     **options: Unpack[FindOptions],
 ) -> FoundColumns:
     """`find_columns`, with the fitted image and what the search decided; arguments and errors as there."""
-    data = image_data(image)
+    data, spikes = without_spikes(image_data(image))
     sampling = np.asarray(image.sampling, float)
     chosen = _Options()._replace(**{k: v for k, v in options.items() if k != "progress" or v is not None})
     chosen.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling, chosen)
+        return _unlabelled(data, sampling, chosen, ~spikes)._replace(spikes=int(spikes.sum()))
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    return _labelled(data, sampling, (crystal, motif), chosen)
+    found = _labelled(data, sampling, (crystal, motif), chosen, ~spikes)
+    return found._replace(spikes=int(spikes.sum()))
 
 
 def image_data(image: Image) -> np.ndarray:
@@ -134,7 +137,7 @@ def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
 
 
 def _labelled(
-    data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal, Motif], options: _Options
+    data: np.ndarray, sampling: np.ndarray, seen_along: tuple[Crystal, Motif], options: _Options, counts: np.ndarray
 ) -> FoundColumns:
     crystal, motif = seen_along
     seeds = seed_columns(data, sampling, motif, options.mode)
@@ -144,7 +147,7 @@ def _labelled(
     group = np.concatenate([seeds.column, np.full(len(seeds.stray), len(motif.label))])
     bright = seeds.polarity * data
     satellites = hidden_oxygen(seeds, crystal, motif) if options.oxygen else None
-    fitted = fit_columns(bright, start, group, settings, ~saturated_pixels(bright), satellites)
+    fitted = fit_columns(bright, start, group, settings, counts & ~saturated_pixels(bright), satellites)
     if satellites is not None:
         fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
     options.progress("checking columns")
@@ -155,9 +158,8 @@ def _labelled(
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
     if anchored.sum() < MIN_CELLS:
         raise too_few(int(anchored.sum()))
-    if seeds.mode == "HAADF":
-        strange = unlike(seeds.site, fitted.position, fitted.amplitude * fitted.width**2, motif)
-        rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
+    strange = unlike(seeds.site, fitted.position, fitted.amplitude * fitted.width**2, motif, seeds.mode)
+    rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
     calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
     columns, scatter = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
     return _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
@@ -178,11 +180,12 @@ def _found(assembled: tuple[Columns, np.ndarray], fit: FittedColumns, seeds: See
     )
 
 
-def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options) -> FoundColumns:
+def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options, counts: np.ndarray) -> FoundColumns:
     seeds = seed_positions(data, sampling, options.mode)
     bright = seeds.polarity * data
     settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
-    fitted = fit_columns(bright, seeds.position, np.zeros(len(seeds.site), int), settings, ~saturated_pixels(bright))
+    counts = counts & ~saturated_pixels(bright)
+    fitted = fit_columns(bright, seeds.position, np.zeros(len(seeds.site), int), settings, counts)
     rejection = rejections(fitted, seeds, bright)
     assembled = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
     return _found(assembled, fitted, seeds, np.zeros((0, 2)))

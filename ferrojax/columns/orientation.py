@@ -17,7 +17,7 @@ _MIN_SCORE = 0.5
 _MIN_LIKENESS = 0.5
 _ABSENT = 0.5  # of a lattice's amplitude elsewhere in a tile
 _TURNS = "turns of the crystal that intensities could not tell apart"
-_SHIFTS = "shifts of the cell that intensities could not tell apart: which sublattice is which"
+UNDECIDED_SITES = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
 _BETTER = 1.04
@@ -164,7 +164,7 @@ def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | Non
     chosen = min((t for t, a in zip(rivals, alike, strict=True) if a), key=_turn)
     origin = chosen.fold.origin + corner
     if chosen.fold.second > _likeness(chosen) - max(_SAME, 3 * chosen.fold.error):
-        ambiguity = (*ambiguity, _SHIFTS)
+        ambiguity = (*ambiguity, UNDECIDED_SITES)
     named = mode or next(m for m in MODES if _allows(m, chosen))
     return Orientation(chosen.frame, origin, named, chosen.power, _likeness(chosen), chosen.polarity, ambiguity)
 

@@ -230,10 +230,12 @@ def _assembled(
         away = np.asarray(ndimage.distance_transform_edt(~clipped))
         row, column = (np.clip(np.round(position[:, k]).astype(int), 0, data.shape[1 - k] - 1) for k in (1, 0))
         hit = inside(position, data.shape) & (away[row, column] < 0.2 * column_gap(motif) * scale)
-        if hit.sum() > 0.5 * len(hit):
+        seen = inside(position, data.shape)
+        share, name = max((hit[seen & (both.column == k)].mean(), motif.label[k]) for k in set(both.column[seen]))
+        if share > 0.5:
             raise InputError(
                 "image",
-                f"{100 * hit.mean():.0f} % of its columns",
+                f"{100 * share:.0f} % of its {name} columns",
                 "are clipped at the largest value",
                 "record it again with less gain, or give the unclipped file",
             )

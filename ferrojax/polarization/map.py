@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ferrojax.columns import SITES, Calibration, Columns, FindOptions, FoundColumns, find_with_model
+from ferrojax.columns.columns import ACCEPTED, MOVED, POOR, WIDTH
+from ferrojax.columns.orientation import UNDECIDED_SITES
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
@@ -19,6 +21,8 @@ from ferrojax.polarization.born import plane_response, polarization_covariance
 from ferrojax.polarization.displacement import displacement_operator
 
 MIN_CELLS = 12
+_ASTRAY = 0.5
+"""Share of the B columns that are fitted at all."""
 
 
 class PolarizationMap(eqx.Module):
@@ -111,6 +115,13 @@ def map_with_model(
             "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
         )
     found = find_with_model(image, crystal, zone, **options)
+    if UNDECIDED_SITES in found.ambiguity:
+        raise InputError(
+            "image",
+            f"{found.mode} of {crystal.name}",
+            "shows columns that could be A as well as B, so that the sign of every displacement is open",
+            "check crystal and pixel size; give mode if it is known",
+        )
     facts = [
         ("image", image.name),
         ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
@@ -118,11 +129,25 @@ def map_with_model(
     return map_from_columns(found.columns, crystal, motif, tuple(facts)), found
 
 
+def _check_fitted(columns: Columns) -> None:
+    """Refuse what is no B sublattice: most of it fitted somewhere else, or to something else."""
+    reason = np.asarray(columns.rejection)[np.asarray(columns.site) == SITES.index("B")]
+    astray = int(np.isin(reason, (MOVED, WIDTH, POOR)).sum())
+    if astray > _ASTRAY * (astray + int((reason == ACCEPTED).sum())):
+        raise InputError(
+            "crystal",
+            f"{astray} of {len(reason)} B columns off their sites or unlike a column",
+            "does not describe this image",
+            "check crystal, zone axis and pixel size",
+        )
+
+
 def map_from_columns(
     columns: Columns, crystal: Crystal, motif: Motif, provenance: tuple[tuple[str, str], ...] = ()
 ) -> PolarizationMap:
     """The classical map from columns that are fitted and indexed."""
     assert columns.calibration is not None
+    _check_fitted(columns)
     index, b, a = cell_members(columns, motif)
     if len(index) < MIN_CELLS:
         raise InputError(
