@@ -29,6 +29,18 @@ def picture(heights: tuple[float, float] = (1000.0, 350.0), scatter: float = 0.0
     return rng.poisson(image).astype(float)
 
 
+def lattice(turn: float, size: int, scale: float) -> np.ndarray:
+    """Expected counts of a whole field of the same crystal, turned by degrees."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    u, v = (c * x + s * y) / PERIOD, (c * y - s * x) / PERIOD
+    image = np.zeros(x.shape)
+    for (du, dv), height in (((0.0, 0.0), 1000.0), ((0.52, 0.47), 350.0)):
+        near = [(w - d - np.round(w - d)) * PERIOD for w, d in ((u, du), (v, dv))]
+        image += height * np.exp(-0.5 * (near[0] ** 2 + near[1] ** 2) / 2.4**2)
+    return scale * image
+
+
 def mapped(data: np.ndarray, step: float = STEP, **options):
     return map_with_model(Image(data, (step, step)), material("BaTiO3"), **options)
 
@@ -79,6 +91,17 @@ def test_half_the_period_is_not_the_lattice():
 def test_a_sublattice_that_is_not_there_is_refused():
     with pytest.raises(InputError, match=r"B columns off their sites|does not look like|A/B intensity"):
         mapped(picture(scatter=9.0))
+
+
+@pytest.mark.parametrize("turn", [8.0, 20.0])
+def test_a_weaker_lattice_under_the_first_is_refused(turn):
+    rng = np.random.default_rng(0)
+    one = lattice(5.0, 440, 1.0) + 80
+    pmap, found = mapped(rng.poisson(one).astype(float))
+    assert found.other_periods < 0.02
+    assert np.asarray(pmap.valid).sum() > 250
+    with pytest.raises(InputError, match=r"more than one lattice|another lattice"):
+        mapped(rng.poisson(one + lattice(5.0 + turn, 440, 0.5)).astype(float))
 
 
 def test_the_map_of_an_honest_image_stays(plain):

@@ -7,6 +7,7 @@ import numpy as np
 from ferrojax.cli.info import versions
 from ferrojax.cli.map import Mapped, MapSettings
 from ferrojax.columns.contrast import expected_contrast, measured_contrast
+from ferrojax.columns.remainder import DOUBTFUL
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
 from ferrojax.polarization import displacement_statistics
@@ -78,6 +79,11 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
     lines += contrast_note(mapped, settings)
     if found.spikes:
         lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
+    if found.other_periods > DOUBTFUL:
+        lines.append(
+            f"What the fit leaves over has periods that are not the lattice's, {100 * found.other_periods:.0f} % of its "
+            "amplitude: a second lattice in the beam's path, or strong bending."
+        )
     undecided = [f"Undecided: {line}" for line in found.ambiguity]
     return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
 

@@ -44,6 +44,8 @@ class FoundColumns(NamedTuple):
     lattice scatters by so much more. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
     mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
+    other_periods: amplitude of the strongest period in image − model that is no period of the lattice, over the
+    lattice's strongest; from maps only.
     """
 
     columns: Columns
@@ -56,6 +58,7 @@ class FoundColumns(NamedTuple):
     dark: bool
     ambiguity: tuple[str, ...]
     spikes: int = 0
+    other_periods: float = 0.0
 
 
 class _Options(NamedTuple):

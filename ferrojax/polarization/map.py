@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from ferrojax.columns import SITES, Calibration, Columns, FindOptions, FoundColumns, find_with_model
 from ferrojax.columns.columns import ACCEPTED, MOVED, POOR, WIDTH
 from ferrojax.columns.orientation import UNDECIDED_SITES
+from ferrojax.columns.remainder import other_periods
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.polar import polarization_response
 from ferrojax.crystal.zone import Motif, projected_motif
@@ -122,6 +123,9 @@ def map_with_model(
             "shows columns that could be A as well as B, so that the sign of every displacement is open",
             "check crystal and pixel size; give mode if it is known",
         )
+    assert found.columns.calibration is not None
+    lattice = np.asarray(found.columns.calibration.lattice_px, float)
+    found = found._replace(other_periods=other_periods(np.asarray(image.data, float), found.model, lattice))
     facts = [
         ("image", image.name),
         ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
