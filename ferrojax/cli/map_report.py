@@ -81,8 +81,8 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
         lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
     if found.other_periods > DOUBTFUL:
         lines.append(
-            f"What the fit leaves over has periods that are not the lattice's, {100 * found.other_periods:.0f} % of its "
-            "amplitude: a second lattice in the beam's path, or strong bending."
+            f"What the fit leaves over has periods, {100 * found.other_periods:.0f} % of the lattice's amplitude, that "
+            "are not the lattice's: a second one in the beam's path, or strong bending."
         )
     undecided = [f"Undecided: {line}" for line in found.ambiguity]
     return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
