@@ -38,10 +38,12 @@ def provenance() -> dict[str, object]:
 
 
 def _shown(argument: str) -> str:
-    """Paths inside the repository relative to it, so that no machine's folders are recorded."""
+    """Paths inside the repository relative to it, others as their name: no machine's folders are recorded."""
     path = Path(argument)
     root = RESULTS.parents[1]
-    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else argument
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def _commit() -> str:
