@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from ferrojax.acquisition import average_frames
 from ferrojax.crystal import material
 from ferrojax.errors import InputError
 from ferrojax.image import Image, without_spikes
+from ferrojax.io import read
 from ferrojax.polarization import map_polarization, map_with_model
 
 STEP = 0.2
@@ -110,3 +112,19 @@ def test_the_map_of_an_honest_image_stays(plain):
     mean = np.asarray(pmap.displacement)[np.asarray(pmap.valid)].mean(0)
     np.testing.assert_allclose(mean, STEP * SHIFT, atol=0.02)
     assert map_polarization(Image(picture(), (STEP, STEP)), material("BaTiO3")).valid.sum() == pmap.valid.sum()
+
+
+def test_a_bad_frame_of_a_series_is_left_out(tmp_path):
+    series = np.stack([picture()] * 4)
+    series[2, 50, 60] = np.nan
+    np.savez(tmp_path / "series.npz", image=series, sampling=STEP)
+    average, alignment = average_frames(read(tmp_path / "series.npz", stack=True))
+    assert alignment.rejection_reason == ("", "", "NaN, infinite or constant", "")
+    assert np.isfinite(np.asarray(average.data)).all()
+
+
+@pytest.mark.parametrize(("shape", "problem"), [((40, 50, 3), "colour image"), ((40, 50, 6), "frames last")])
+def test_axes_in_another_order_are_told(tmp_path, shape, problem):
+    np.savez(tmp_path / "odd.npz", image=np.random.default_rng(0).normal(size=shape), sampling=STEP)
+    with pytest.raises(InputError, match=problem):
+        read(tmp_path / "odd.npz", stack=True)

@@ -18,7 +18,7 @@ _LEAST_OVERLAP = 0.5
 _PRIOR_FREEDOM = 30.0
 _BINS = 32
 _BLOCK = 8
-_SERIES = "read the series with stack=True"
+_SERIES = "read a series with stack=True, or leave --frames out"
 
 
 class FrameAlignment(eqx.Module):

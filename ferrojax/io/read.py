@@ -64,7 +64,7 @@ def read(
     _check_kind(data, stack, path.name)
     if data.ndim - stack >= 4:
         return _scan(_Scan(data, axes, chosen.energy if energy is None else energy), given, angular_sampling, path)
-    data = _checked_data(data, path.name)
+    data = _checked_data(data, path.name, stack)
     step = given if given is not None else calibrated(axes[-2:], path.name)
     return Image(data, step, name=path.stem)
 
@@ -184,6 +184,10 @@ def _check_kind(data: np.ndarray, stack: bool, name: str) -> None:
         raise InputError("image", f"{name}: {data.dtype}", "is not a grey-scale image of real numbers", _ONE_IMAGE)
     if data.ndim < 2:
         raise InputError("image", shown, "is not two-dimensional", _ONE_IMAGE)
+    if data.ndim == 3 and data.shape[2] in (3, 4) and min(data.shape[:2]) > 4:
+        raise InputError("image", shown, "is a colour image", "give the recorded intensities, one number a pixel")
+    if data.ndim == 3 and stack and data.shape[0] > data.shape[2] == min(data.shape):
+        raise InputError("image", shown, "has its frames last", "store them as (frames, rows, cols)")
     if data.ndim == 3 and not stack:
         problem = f"is a stack of {data.shape[0]} frames"
         raise InputError("image", shown, problem, "average what stack=True reads with average_frames, or use --frames")
@@ -193,9 +197,11 @@ def _check_kind(data: np.ndarray, stack: bool, name: str) -> None:
         raise InputError("image", shown, "is a line, not an image", _ONE_IMAGE)
 
 
-def _checked_data(data: np.ndarray, name: str) -> np.ndarray:
+def _checked_data(data: np.ndarray, name: str, stack: bool) -> np.ndarray:
     data = data.astype(np.float64 if data.size < _MANY else np.float32)
     bad = int((~np.isfinite(data)).sum())
+    if bad and stack and data.ndim == 3 and np.isfinite(data).all((1, 2)).sum() > 1:
+        return data.astype(np.float32)  # bad frames are for the averaging to leave out
     if bad:
         raise InputError("image", f"{name}: {bad} pixels", "has NaN or infinite pixels", "crop or repair the image")
     if data.max() == data.min():
@@ -214,7 +220,7 @@ class _Scan(NamedTuple):
 
 
 def _scan(found: _Scan, step: np.ndarray | None, angles: Pair | None, path: Path) -> DiffractionScan:
-    data = _checked_data(found.data, path.name)
+    data = _checked_data(found.data, path.name, stack=False)
     step = step if step is not None else calibrated(found.axes[-4:-2], path.name)
     if angles is None:
         angle = np.array([_angle(axis, found.energy, path.name) for axis in found.axes[-2:]])
