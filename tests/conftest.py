@@ -1,5 +1,6 @@
 """Every call in the package is type-checked while the tests run, shapes and dtypes included."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,22 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # noqa: F401  (the hook looks the checker up by name)
 
 install_import_hook("ferrojax", "tests.typecheck.check")
+
+
+MAPPINGS = Path("/proc/self/maps")
+MANY = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Every program that JAX compiles for a CPU holds memory mappings, of which Linux allows a process 65 530: compiled
+    programs are forgotten between modules before they run out, or the compiler aborts."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MANY:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
