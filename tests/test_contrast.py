@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ferrojax.columns import find_columns
+from ferrojax.columns.contrast import expected_contrast, measured_contrast
 from ferrojax.crystal import material
+from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 from ferrojax.polarization import map_polarization
@@ -43,7 +45,15 @@ def test_a_part_of_another_material_is_refused_with_its_reason():
 
 
 def test_one_material_throughout_is_not_refused():
-    assert "unlike the crystal" not in find_columns(picture(np.inf), material("PbTiO3")).rejection_reason
+    columns = find_columns(picture(np.inf), material("PbTiO3"))
+    assert "unlike the crystal" not in columns.rejection_reason
+    assert measured_contrast(columns) == pytest.approx(np.log(800 / 250), abs=0.05)
+
+
+def test_the_crystal_says_which_columns_are_brighter():
+    lead, barium = (expected_contrast(projected_motif(material(name))) for name in ("PbTiO3", "BaTiO3"))
+    assert lead > barium > 0
+    assert expected_contrast(projected_motif(material("KNbO3"))) < 0
 
 
 def test_an_image_of_another_material_is_refused_whole():
