@@ -27,8 +27,8 @@ _FAITHFUL = 1e-2
 because position, width and height of a mere tail cannot be told apart."""
 _DAMPING = (1e-2, 1e-6)
 """To begin with, and at least."""
-_STEPS, _FIRST_STEPS = 4, 2
-"""A round at most, and the first, which stiff shapes keep from the goal anyway."""
+_STEPS = 4
+"""A round at most."""
 _CONVERGED, _FALLEN = 1e-2, 1e-3
 """A round ends where the columns that are seen whole step by less (mean square, in standard deviations) and the cost
 falls by less (relative: the second matters where only misfit is left that columns at the edge make)."""
@@ -128,8 +128,7 @@ def maximum_likelihood(
         free = np.asarray(model.free) & (shapes.trusted | (turn > 0))
         stage = eqx.tree_at(lambda m: m.free, model, jnp.asarray(free))
         used = weighing
-        steps = np.int32(_STEPS if turn else _FIRST_STEPS)
-        at = _climb(stage, scene, p, weighing, _prior(p, start, shapes, spread), damping, jnp.asarray(steps))
+        at = _climb(stage, scene, p, weighing, _prior(p, start, shapes, spread), damping)
         p, image, damping = at.parameters, at.image, at.damping
         if noise is None:
             weighing = estimate_noise(data, image, at.seen)
@@ -225,8 +224,8 @@ def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) 
 
 
 @eqx.filter_jit
-def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping, steps) -> _Round:
-    """Steps with one Fisher matrix, so many at most."""
+def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping) -> _Round:
+    """Steps with one Fisher matrix."""
     data, trusted = scene.data, scene.trusted
     image = model(p)
     seen = scene.whole if scene.core is None else scene.whole * model.near(p.position, scene.core)
@@ -254,7 +253,7 @@ def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior,
 
     at = _cost(model, p, weight * (data - image) ** 2, prior)
     first = (p, image, damping, at, jnp.asarray(False), jnp.asarray(0))
-    p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < steps), step, first)
+    p, image, damping, _, settled, _ = jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), step, first)
     return _Round(p, image, seen, damping, settled, prior, normal)
 
 
