@@ -22,12 +22,12 @@ WIDTH, GAP = 2.3, 20.0
 KNOTS = 3 * GAP
 
 
-def columns(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def columns(seed: int = 0, gap: float = GAP) -> tuple[np.ndarray, np.ndarray]:
     """Positions (n, 2) and kinds of a perovskite-like pattern, what reaches in from outside included."""
     rng = np.random.default_rng(seed)
-    corner = np.stack(np.meshgrid(np.arange(-2, 6), np.arange(-2, 6)), -1).reshape(-1, 2) * GAP
-    position = np.concatenate([corner + 6.3, corner + 16.1]) + rng.normal(size=(128, 2)) * 0.3
-    kind = np.repeat([0, 1], 64)
+    corner = np.stack(np.meshgrid(np.arange(-2, 11), np.arange(-2, 11)), -1).reshape(-1, 2) * gap
+    position = np.concatenate([corner + 6.3, corner + 6.3 + gap / 2]) + rng.normal(size=(338, 2)) * 0.3
+    kind = np.repeat([0, 1], 169)
     near = ((position > -6 * WIDTH) & (position < np.array(SIZE[::-1]) + 6 * WIDTH)).all(1)
     return position[near], kind[near]
 
@@ -157,6 +157,41 @@ def test_the_fisher_blocks_are_those_of_automatic_differentiation():
     pair = found.pair[0] * found.scale[edge[0]][:, None] * found.scale[edge[1]]
     expected = each[edge[0]].T @ each[edge[1]]
     np.testing.assert_allclose(pair, expected, rtol=5e-3, atol=5e-3 * float(jnp.abs(expected).max()))
+
+
+def test_background_counts_every_pixel_with_its_weight():
+    """Approximations here make the whole matrix indefinite, and fits creep: also at sizes no power of two divides."""
+    model = plan_model(np.array([[20.0, 20.0]]), (75, 90), width=2.0, knots=17.0)
+    weight = np.random.default_rng(0).uniform(0, 1, model.size) ** 4
+    p = parameters(model, np.array([[20.0, 20.0]]), [1.0], 1.0)
+    found = normal_blocks(model, p, jnp.asarray(weight, jnp.float32), jnp.zeros((1, 6)))
+    pixels = np.einsum("ya,xb->yxab", model.rows, model.cols).reshape(weight.size, -1).astype(float)
+    expected = pixels.T @ (weight.ravel()[:, None] * pixels) + np.eye(pixels.shape[1])
+    block = np.asarray(found.ground * found.ground_scale[:, None] * found.ground_scale)
+    np.testing.assert_allclose(block, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fit_of_columns_that_are_not_gaussian_settles(monkeypatch):
+    """Wide tails, near neighbours, only the pixels round the columns: more rounds move no column."""
+    monkeypatch.setitem(globals(), "SIZE", (110, 99))
+    position, kind = columns(gap=13.0)
+    image = np.random.default_rng(0).poisson(draw(position, kind, 3e3, tail=0.3)).astype(float)
+    inner = within(position, 12)
+    few, many = (
+        fit_columns(image, started(position), kind, FitSettings(39.0, core=2.2 * WIDTH, rounds=rounds))
+        for rounds in (4, 16)
+    )
+    np.testing.assert_allclose(few.width[inner], many.width[inner], rtol=3e-3)
+    sd = np.sqrt(many.covariance[inner, 0, 0])
+    assert np.abs((few.position - many.position)[inner] / sd[:, None]).max() < 0.1
+
+
+def test_columns_of_a_group_share_a_width_that_is_fitted():
+    """However firmly: their common shape is the data's, not that of the start."""
+    position, kind = columns()
+    fit = fit_columns(draw(position, kind, 1e4), started(position), kind * 0, FitSettings(KNOTS, spread=1e-3))
+    inner = within(position, 12)
+    np.testing.assert_allclose(fit.width[inner], WIDTH, rtol=5e-3)
 
 
 def test_the_model_is_differentiable():

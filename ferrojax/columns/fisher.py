@@ -16,6 +16,8 @@ from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, q
 _BATCH = 256
 _INNER = 30
 _TINY = 1e-12
+_DEGREE = 3
+"""Of the background's splines: farther neighbours do not meet."""
 GROUND_PRECISION = 1.0
 """What is known of a background coefficient beforehand, on data of unit range."""
 
@@ -26,7 +28,8 @@ class Normal(eqx.Module):
     own: (n, 6, 6) a column with itself (position, amplitude, shape). pair: (pairs, 6, 6) the columns of an edge.
     cross: (n, 6, qy, qx) a column with the background splines it meets. ground: (k, k). scale: (n, 6), and
     ground_scale (k,), the units taken out. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the
-    background's block once the columns are eliminated, each on its own.
+    background's block once the columns are eliminated, each on its own. member: (n, groups) and pull: (n, 3), shapes
+    are known beforehand round the mean of their group only: the precision of that mean is taken out again.
     """
 
     own: Float[Array, "n 6 6"]
@@ -39,6 +42,8 @@ class Normal(eqx.Module):
     factor: Float[Array, "k k"]
     edge: Int[Array, "pairs 2"]
     at: Int[Array, "n qy qx"]
+    member: Float[Array, "n groups"]
+    pull: Float[Array, "n 3"]
 
 
 def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
@@ -141,9 +146,14 @@ def gradient(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols
 
 
 def normal_blocks(
-    model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], precision: Float[Array, "n 6"]
+    model: ImageModel,
+    p: Parameters,
+    weight: Float[Array, "rows cols"],
+    precision: Float[Array, "n 6"],
+    member: Float[Array, "n groups"] | None = None,
 ) -> Normal:
     """The blocks at p. weight: inverse variance of every pixel. precision: what is known of the columns beforehand.
+    member: as in `Normal`; None: shapes are known round given ones.
 
     Sums over pixels are taken over squares of stride × stride of them: the integrands are smooth, so little is lost.
     """
@@ -180,10 +190,12 @@ def normal_blocks(
     ground = ground / ground_scale[:, None] / ground_scale
     at = _ground_index(model)
     cross = cross / scale[:, :, None, None] / ground_scale[at][:, None]
-    return _with_inverses(own, pairs, cross, ground, scale, ground_scale, model.edge, at)
+    member = jnp.zeros((len(own), 1), dtype) if member is None else member
+    pull = jnp.sqrt(precision[:, 3:]) / scale[:, 3:]
+    return _with_inverses(own, pairs, cross, ground, scale, ground_scale, model.edge, at, member, pull)
 
 
-def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at) -> Normal:
+def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at, member, pull) -> Normal:
     inverse = _inverse(own)
     n, k = len(own), len(ground)
     flat, index = cross.reshape(n, 6, -1), at.reshape(n, -1)
@@ -192,7 +204,7 @@ def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at) -> 
     # Columns that overlap are taken out twice; where that is too much, the background counts as if it stood alone.
     factor, alone = (jnp.linalg.cholesky(m + 1e-4 * jnp.eye(k)) for m in (reduced, ground))
     factor = jnp.where(jnp.isfinite(factor).all(), factor, alone)
-    return Normal(own, pairs, cross, ground, scale, ground_scale, inverse, factor, edge, at)
+    return Normal(own, pairs, cross, ground, scale, ground_scale, inverse, factor, edge, at, member, pull)
 
 
 def _inverse(blocks: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
@@ -221,18 +233,22 @@ def _ground_index(model: ImageModel) -> Int[Array, "n qy qx"]:
 
 
 def _ground_block(model: ImageModel, weight: Float[Array, "rows cols"]) -> Float[Array, "k k"]:
-    """Sum over pixels of weight × spline × spline; the weight is averaged over small squares first."""
-    side = 4 if min(model.size) >= 64 else 1
-    rows, cols = ((0, -n % side) for n in model.size)
-    w = binned(binned(jnp.pad(weight, (rows, cols)), side).T, side).T
-    y, x = (
-        binned(jnp.pad(s, (edge, (0, 0)), mode="edge").T, side).T / side
-        for s, edge in ((model.rows, rows), (model.cols, cols))
-    )
-    across = jnp.einsum("yx,xb,xd->ybd", w, x, x)
-    ky, kx = y.shape[1], x.shape[1]
-    block = jnp.einsum("ya,yc,ybd->abcd", y, y, across)
-    return block.reshape(ky * kx, ky * kx)
+    """Sum over pixels of weight × spline × spline: of every spline with the few that it meets, an axis at a time."""
+    (y, at_y), (x, at_x) = (_products(splines) for splines in (model.rows, model.cols))
+    ky, kx = model.rows.shape[1], model.cols.shape[1]
+    block = (y.T @ (weight @ x))[at_y[:, :, None, None], at_x]
+    return block.transpose(0, 2, 1, 3).reshape(ky * kx, ky * kx)
+
+
+def _products(splines: Float[Array, "pixels k"]) -> tuple[Float[Array, "pixels pairs"], Int[np.ndarray, "k k"]]:
+    """Every spline times itself and the next three, the last column zero, and where the product of two of them is."""
+    k = splines.shape[1]
+    one, other = np.triu_indices(k)
+    meet = other - one <= _DEGREE
+    one, other = one[meet], other[meet]
+    at = np.full((k, k), len(one))
+    at[one, other] = at[other, one] = np.arange(len(one))
+    return jnp.pad(splines[:, one] * splines[:, other], ((0, 0), (0, 1))), at
 
 
 def solve(
@@ -255,6 +271,8 @@ def solve(
         column, back = v
         i, j = normal.edge.T
         out = jnp.einsum("nab,nb->na", normal.own, column) + brake * column
+        common = normal.member @ (normal.member.T @ (normal.pull * column[:, 3:]))
+        out = out.at[:, 3:].add(-normal.pull * common)
         out = out.at[i].add(jnp.einsum("eab,eb->ea", normal.pair, column[j]))
         out = out.at[j].add(jnp.einsum("eab,ea->eb", normal.pair, column[i]))
         out = out + jnp.einsum("napq,npq->na", normal.cross, back[normal.at])

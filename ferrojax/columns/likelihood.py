@@ -10,11 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ferrojax.columns.fisher import GROUND_PRECISION, Normal, gradient, normal_blocks, position_covariance, solve
 from ferrojax.columns.model import HALO, ImageModel, Parameters, quadratic, window_pixels
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
+from ferrojax.columns.prior import Prior, ShapePrior, known_beforehand
 
 _SPREADS = (1e-2, 0.3)
 """Spread of the shapes in the first rounds."""
@@ -39,11 +40,6 @@ _SLOW = 0.05
 """Damping, at least, of columns at the edge and outside."""
 _MOVE = 0.5
 """Widths that a column may move in one step."""
-_LOOSE, _FIRM = 2.0, 0.2
-"""Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters
-only to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
-_FIRM_SHAPE = 0.05
-"""Spread of the shapes of those."""
 
 
 class Fit(NamedTuple):
@@ -69,27 +65,15 @@ class _Scene(eqx.Module):
 
 
 class _Round(NamedTuple):
-    """Where a round ended. prior: mean and precision (n, 6). normal: the Fisher matrix of its first step."""
+    """Where a round ended. normal: the Fisher matrix of its first step."""
 
     parameters: Parameters
     image: Float[Array, "rows cols"]
     seen: Float[Array, "rows cols"]
     damping: Float[Array, ""]
     settled: Bool[Array, ""]
-    prior: tuple[Float[Array, "n 6"], Float[Array, "n 6"]]
+    prior: Prior
     normal: Normal
-
-
-class ShapePrior(NamedTuple):
-    """Columns of one group share their shape up to `spread` (log width; ellipticities a third of it).
-
-    group: (n,) int. trusted: (n,) columns that the image shows whole enough: their median is the group's shape, and the
-    others are not far from where they start and from their group's looks.
-    """
-
-    group: Int[np.ndarray, " n"]
-    trusted: Bool[np.ndarray, " n"]
-    spread: float = 0.1
 
 
 def maximum_likelihood(
@@ -128,7 +112,7 @@ def maximum_likelihood(
         free = np.asarray(model.free) & (shapes.trusted | (turn > 0))
         stage = eqx.tree_at(lambda m: m.free, model, jnp.asarray(free))
         used = weighing
-        at = _climb(stage, scene, p, weighing, _prior(p, start, shapes, spread), damping)
+        at = _climb(stage, scene, p, weighing, known_beforehand(p, start, shapes, spread), damping)
         p, image, damping = at.parameters, at.image, at.damping
         if noise is None:
             weighing = estimate_noise(data, image, at.seen)
@@ -179,10 +163,10 @@ def _with_halo(model: ImageModel, scene: _Scene, p: Parameters, image, noise: No
 
 @eqx.filter_jit
 def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Parameters, image, noise: Noise, prior):
-    data, (mean, precision) = scene.data, prior
+    data = scene.data
     weight = scene.whole / noise.variance(image)
     weight = jnp.where(weight * (data - image) ** 2 < _STRANGE**2, weight, 0.0)  # a column that was missed has no say
-    normal = normal_blocks(model, p, weight, precision)
+    normal = normal_blocks(model, p, weight, prior.precision, prior.member)
     x, y = window_pixels(model, p.position.dtype)
     wide = jax.vmap(lambda q, s, x, y: jnp.exp(-0.5 * quadratic(q, s, x, y) / HALO**2))(p.position, p.shape, x, y)
     change = model.add(p.amplitude[:, None, None] * wide)
@@ -197,7 +181,7 @@ def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Pa
     def tried(state):
         step, *kept, _, count = state
         there = eqx.tree_at(lambda m: m.halo, model, halo + step)
-        moved = _moved(p, -step * follow[0], -step * follow[1], mean)
+        moved = _moved(p, -step * follow[0], -step * follow[1], prior.mean)
         image = there(moved)
         better = _cost(model, moved, weight * (data - image) ** 2, prior) < before
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (halo + step, moved, image), tuple(kept))
@@ -208,21 +192,6 @@ def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Pa
     return jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), tried, first)[1:4]
 
 
-def _prior(p: Parameters, start: Parameters, shapes: ShapePrior, spread: float) -> tuple[Array, Array]:
-    """Mean and precision (n, 6) of what is known of the columns beforehand."""
-    mean = np.column_stack([start.position, p.amplitude, p.shape]).astype(float)
-    loose = np.ones((len(mean), 3))
-    for g in np.unique(shapes.group):
-        mine = shapes.group == g
-        if (mine & shapes.trusted).any():
-            mean[mine, 2:] = np.median(mean[mine & shapes.trusted, 2:], 0)
-            loose[mine] = np.array([*[np.exp(mean[mine, 3][0])] * 2, np.abs(mean[mine, 2][0]) + 1e-6])
-    loose *= np.where(shapes.trusted, _LOOSE, _FIRM)[:, None]
-    own = np.where(shapes.trusted, spread, min(spread, _FIRM_SHAPE))[:, None] * np.array([1.0, 1 / 3, 1 / 3])
-    sd = np.column_stack([loose, own])
-    return jnp.asarray(mean, start.position.dtype), jnp.asarray(sd**-2.0, start.position.dtype)
-
-
 @eqx.filter_jit
 def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping) -> _Round:
     """Steps with one Fisher matrix."""
@@ -230,17 +199,16 @@ def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior,
     image = model(p)
     seen = scene.whole if scene.core is None else scene.whole * model.near(p.position, scene.core)
     weight = seen / noise.variance(image)
-    mean, precision = prior
     outside = jnp.maximum(1.0, _FAITHFUL**2 / noise.variance(image).mean())
-    prior = mean, jnp.where(trusted[:, None], precision, precision * outside)
-    normal = normal_blocks(model, p, weight, prior[1])
+    prior = prior.firmer(jnp.where(trusted, 1.0, outside))
+    normal = normal_blocks(model, p, weight, prior.precision, prior.member)
     slow = jnp.where(trusted, 0.0, _SLOW)[:, None]
 
     def step(state):
         p, image, damping, best, _, count = state
         uphill = _uphill(model, p, seen * (data - image) / noise.variance(image), prior)
         move, ground = solve(normal, *uphill, damping, slow=slow, tolerance=_INEXACT)
-        trial = _moved(p, move, ground, mean)
+        trial = _moved(p, move, ground, prior.mean)
         picture = model(trial)
         value = _cost(model, trial, weight * (data - picture) ** 2, prior)
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
@@ -257,22 +225,16 @@ def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior,
     return _Round(p, image, seen, damping, settled, prior, normal)
 
 
-def _off(model: ImageModel, p: Parameters, mean) -> Float[Array, "n 6"]:
-    """How far the free columns are from what is known of them beforehand."""
-    return (jnp.column_stack([p.position, p.amplitude, p.shape]) - mean) * model.free[:, None]
-
-
-def _cost(model: ImageModel, p: Parameters, squares: Float[Array, "rows cols"], prior) -> Float[Array, ""]:
+def _cost(model: ImageModel, p: Parameters, squares: Float[Array, "rows cols"], prior: Prior) -> Float[Array, ""]:
     """Weighted squares and what the prior adds."""
-    mean, precision = prior
-    return squares.sum() + (precision * _off(model, p, mean) ** 2).sum() + GROUND_PRECISION * (p.ground**2).sum()
+    off = prior.off(p) * model.free[:, None]
+    return squares.sum() + (prior.precision * off**2).sum() + GROUND_PRECISION * (p.ground**2).sum()
 
 
-def _uphill(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols"], prior) -> tuple[Array, Array]:
+def _uphill(model: ImageModel, p: Parameters, weighted: Float[Array, "rows cols"], prior: Prior) -> tuple[Array, Array]:
     """Minus half the gradient of the cost, for weighted residuals."""
-    mean, precision = prior
     columns, ground = gradient(model, p, weighted)
-    return columns - precision * _off(model, p, mean), ground - GROUND_PRECISION * p.ground
+    return columns - prior.precision * prior.off(p) * model.free[:, None], ground - GROUND_PRECISION * p.ground
 
 
 def _moved(p: Parameters, columns: Float[Array, "n 6"], ground: Float[Array, "ky kx"], mean) -> Parameters:
