@@ -17,8 +17,8 @@ from ferrojax.columns.model import HALO, ImageModel, Parameters, quadratic, wind
 from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
 from ferrojax.columns.prior import Prior, ShapePrior, known_beforehand
 
-_SPREADS = (1e-2, 0.3)
-"""Spread of the shapes in the first rounds."""
+_SPREADS = (1e-2,)
+"""Spread of the shapes in the first round: all that is sought then is what a group has in common."""
 _HALO_COLUMNS, _MOST_HALO = 20, 0.5
 """Columns that are enough to tell their halo, and the largest halo there is."""
 _STRANGE = 3.0
@@ -94,7 +94,7 @@ def maximum_likelihood(
     start: columns within a width or so. noise: None estimates it from the residuals (level and slope).
     mask: pixels that count. core: px; pixels farther from every column do not count (None: all do).
     halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free.
-    rounds: of four steps, 3 or more.
+    rounds: of four steps, 2 or more.
     """
     scene = _Scene(
         data,
