@@ -45,6 +45,11 @@ def draw(crystal=BATIO3, zone=(0, 0, 1), shape=(150, 170), *, b_shift=(0.0, 0.0)
     return Image(data, (0.3, 0.3)), truth
 
 
+def material_strength(name: str, label: str) -> float:
+    motif = projected_motif(material(name), (0, 0, 1))
+    return float(motif.strength[motif.label.index(label)])
+
+
 def errors(columns, truth):
     """(n, 2) px, fitted minus true position of every accepted column, by label."""
     found = {}
@@ -135,6 +140,26 @@ def test_covariance_covers_the_errors(blur, most):
         sigma = np.sqrt(covariance[mine][:, [0, 1], [0, 1]]) / 0.3
         pull = found[label] / sigma
         assert 0.75 < pull.std() < most, label
+
+
+def test_a_column_on_its_neighbours_flank_is_not_missing():
+    """B displaced so far towards a bright A that it has no maximum: the largest polarization must not be left out."""
+    image, truth = draw(material("PbTiO3"), shape=(180, 200))
+    y, x = np.mgrid[: image.data.shape[0], : image.data.shape[1]]
+    data = gaussian_filter(np.asarray(image.data), 1.6)
+    inner = ((truth["B"] > 25) & (truth["B"] < np.array([174, 154]))).all(1)
+    far = truth["B"][np.nonzero(inner)[0][::9]]
+    width = np.hypot(0.5 / 0.3, 1.6)
+    height = material_strength("PbTiO3", "B") * (0.5 / 0.3 / width) ** 2
+    for cx, cy in far:
+        for shift, sign in ((0.0, -1), (1.7, 1)):
+            data += sign * height * np.exp(-0.5 * ((x - cx - shift) ** 2 + (y - cy - shift) ** 2) / width**2)
+    data = np.random.default_rng(0).poisson(0.4 * data).astype(float)
+    columns = find_columns(Image(data, image.sampling), material("PbTiO3"))
+    position, accepted = np.asarray(columns.position_px), columns.accepted & (np.asarray(columns.site) == 1)
+    away = np.linalg.norm(position[accepted][:, None] - (far + 1.7), axis=-1).min(0)
+    assert len(far) >= 10
+    assert (away < 1.5).mean() > 0.9, away
 
 
 def test_a_tilted_ground_moves_no_column():

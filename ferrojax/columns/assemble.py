@@ -12,6 +12,8 @@ from ferrojax.columns.uncertainty import misfit, residual_windows, scan_scatter
 _MOVED = 0.35
 _EDGE = 0.5
 """Of the nearest distance between columns: how far a column may be from its seed, how near to the image's edge."""
+_SHOWN = 0.6
+"""Of its kind's usual amplitude: a column that was taken for missing is there after all."""
 
 
 def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows cols"]) -> Int[np.ndarray, " n"]:
@@ -20,6 +22,7 @@ def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows c
     gap = seeds.gap * seeds.scale
     residual = relative_residual(fit, data)
     rejection = np.full(len(kind), ACCEPTED)
+    shown = np.zeros(len(kind), bool)
     for k in range(kind.max() + 1):
         mine = kind == k
         if not mine.any():
@@ -28,12 +31,15 @@ def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows c
         rejection[mine & (residual > 5 * np.median(residual[mine]) + 0.02)] = POOR
         rejection[mine & (np.abs(fit.shape[:, 0] - width) > np.log(1.6))] = WIDTH
         rejection[mine & (fit.amplitude < 0.15 * amplitude)] = FAINT
+        shown |= mine & (fit.amplitude > _SHOWN * amplitude)
     rejection[~np.isfinite(fit.covariance).all((1, 2))] = POOR
     rejection[np.linalg.norm(fit.position - seeds.position, axis=1) > _MOVED * gap] = MOVED
     rejection[~inside(fit.position, data.shape)] = EDGE
     border = np.minimum(fit.position, np.array(data.shape[::-1]) - 1 - fit.position).min(1)
     rejection[border < _EDGE * gap] = EDGE
-    return np.where(seeds.rejection != ACCEPTED, seeds.rejection, rejection)
+    # A column far off its place may stand on its neighbour's flank, no maximum of its own: the fit tells.
+    missed = (seeds.rejection == FAINT) & shown
+    return np.where((seeds.rejection != ACCEPTED) & ~missed, seeds.rejection, rejection)
 
 
 def relative_residual(fit: FittedColumns, data: Float[np.ndarray, "rows cols"]) -> np.ndarray:
