@@ -39,7 +39,7 @@ print(json.dumps(seconds))
 def fit_part(source: str) -> None:
     """In a fresh process: import to first result, then the same again."""
     begin = time.perf_counter()
-    from ferrojax.columns.fit import FitSettings, fit_columns
+    from ferrojax.columns.fitting.fit import FitSettings, fit_columns
 
     with np.load(source) as z:
         image, start = z["image"].astype(float), np.concatenate([z["a"], z["b"]])
@@ -98,8 +98,8 @@ def run(*command: str) -> dict | float:
 def starts(folder: Path) -> str:
     """The image and the accepted columns' starting pixels, for both programs."""
     import ferrojax as fj
-    from ferrojax.columns.place import inside
-    from ferrojax.columns.seeds import seed_columns
+    from ferrojax.columns.indexing.place import inside
+    from ferrojax.columns.indexing.seeds import seed_columns
     from ferrojax.crystal.zone import projected_motif
 
     data = Path(os.environ["FERROJAX_REFERENCE_DATA"]) / "sto110_adf_abf" / "sto110_adf_abf.npz"

@@ -18,7 +18,7 @@ import numpy as np
 from common import write_result
 from lattice_phantom import Scene, draw, marks
 
-from ferrojax.columns.seeds import seed_columns
+from ferrojax.columns.indexing.seeds import seed_columns
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError

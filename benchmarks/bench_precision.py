@@ -18,8 +18,8 @@ import numpy as np
 from common import write_result
 
 from ferrojax.columns import PoissonNoise
-from ferrojax.columns.fit import FitSettings, fit_columns
-from ferrojax.columns.model import Parameters, plan_model
+from ferrojax.columns.fitting.fit import FitSettings, fit_columns
+from ferrojax.columns.fitting.model import Parameters, plan_model
 from ferrojax.columns.precision import exact_bound
 from ferrojax.columns.uncertainty import misfit
 

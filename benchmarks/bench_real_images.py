@@ -19,9 +19,9 @@ from scipy.optimize import curve_fit
 from scipy.spatial import KDTree
 
 from ferrojax.columns import SITES, estimate_drift, find_columns
-from ferrojax.columns.fit import FitSettings, fit_columns
-from ferrojax.columns.place import inside
-from ferrojax.columns.seeds import seed_columns
+from ferrojax.columns.fitting.fit import FitSettings, fit_columns
+from ferrojax.columns.indexing.place import inside
+from ferrojax.columns.indexing.seeds import seed_columns
 from ferrojax.columns.uncertainty import misfit
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import projected_motif

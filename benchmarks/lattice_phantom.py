@@ -9,9 +9,9 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import ACCEPTED
-from ferrojax.columns.orientation import equal_view
-from ferrojax.columns.place import inside
-from ferrojax.columns.seeds import Seeds
+from ferrojax.columns.indexing.orientation import equal_view
+from ferrojax.columns.indexing.place import inside
+from ferrojax.columns.indexing.seeds import Seeds
 from ferrojax.crystal.zone import Motif
 
 EXPONENT = {"HAADF": 1.0, "iDPC": 0.55, "ABF": 0.45}

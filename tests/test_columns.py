@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ferrojax.columns import SITES, find_columns, likelihood
+from ferrojax.columns import SITES, find_columns
+from ferrojax.columns.fitting import likelihood
 from ferrojax.columns.uncertainty import scan_scatter
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import projected_motif

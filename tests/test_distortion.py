@@ -22,8 +22,8 @@ from ferrojax.columns import (
     scan_distortion,
     variance_split,
 )
-from ferrojax.columns.jitter import line_weights
-from ferrojax.columns.smoothing import LineValues, Strength, likeliest, smoothed
+from ferrojax.columns.distortion.jitter import line_weights
+from ferrojax.columns.distortion.smoothing import LineValues, Strength, likeliest, smoothed
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 

@@ -8,11 +8,11 @@ from scipy import ndimage
 
 from benchmarks.lattice_phantom import Scene, draw, marks
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, SATURATED, SEAM
-from ferrojax.columns.index import Candidates, fit_lattice, grow_cells
-from ferrojax.columns.orientation import equal_view
-from ferrojax.columns.pixels import blank_pixels, find_peaks, working_grid
-from ferrojax.columns.place import inside
-from ferrojax.columns.seeds import column_gap, seed_columns, seed_positions, separable
+from ferrojax.columns.indexing.index import Candidates, fit_lattice, grow_cells
+from ferrojax.columns.indexing.orientation import equal_view
+from ferrojax.columns.indexing.pixels import blank_pixels, find_peaks, working_grid
+from ferrojax.columns.indexing.place import inside
+from ferrojax.columns.indexing.seeds import column_gap, seed_columns, seed_positions, separable
 from ferrojax.crystal import Crystal, material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError

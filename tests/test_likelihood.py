@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrojax.columns import GaussianNoise, PoissonNoise, cramer_rao, find_columns, likelihood
-from ferrojax.columns.fisher import normal_blocks, position_covariance
-from ferrojax.columns.fit import FitSettings, fit_columns
-from ferrojax.columns.model import ImageModel, Parameters, plan_model
-from ferrojax.columns.noise import estimate_noise
+from ferrojax.columns import GaussianNoise, PoissonNoise, cramer_rao, find_columns
+from ferrojax.columns.fitting import likelihood
+from ferrojax.columns.fitting.fisher import normal_blocks, position_covariance
+from ferrojax.columns.fitting.fit import FitSettings, fit_columns
+from ferrojax.columns.fitting.model import ImageModel, Parameters, plan_model
+from ferrojax.columns.fitting.noise import estimate_noise
 from ferrojax.columns.precision import exact_bound
 from ferrojax.columns.uncertainty import misfit
 from ferrojax.crystal import material

@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
-from ferrojax.columns.fit import FittedColumns
-from ferrojax.columns.seeds import Seeds, inside
+from ferrojax.columns.fitting.fit import FittedColumns
+from ferrojax.columns.indexing.seeds import Seeds, inside
 from ferrojax.columns.uncertainty import misfit, residual_windows, scan_scatter
 
 _MOVED = 0.35

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
-from ferrojax.columns import lattice as lat
 from ferrojax.columns.columns import Calibration
-from ferrojax.columns.index import fit_lattice
+from ferrojax.columns.indexing import lattice as lat
+from ferrojax.columns.indexing.index import fit_lattice
 from ferrojax.crystal.zone import Motif
 
 

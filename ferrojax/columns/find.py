@@ -9,11 +9,11 @@ from ferrojax.columns.assemble import assemble, rejections
 from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, UNLIKE, Columns
 from ferrojax.columns.contrast import unlike
-from ferrojax.columns.fit import FitSettings, FittedColumns, fit_columns
-from ferrojax.columns.noise import Noise
+from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
+from ferrojax.columns.fitting.noise import Noise
+from ferrojax.columns.indexing.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
+from ferrojax.columns.indexing.template import anchor
 from ferrojax.columns.oxygen import hidden_oxygen
-from ferrojax.columns.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
-from ferrojax.columns.template import anchor
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError

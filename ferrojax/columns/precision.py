@@ -8,9 +8,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ferrojax.columns.columns import Columns
-from ferrojax.columns.fisher import normal_blocks, position_covariance
-from ferrojax.columns.model import ImageModel, Parameters, plan_model
-from ferrojax.columns.noise import Noise
+from ferrojax.columns.fitting.fisher import normal_blocks, position_covariance
+from ferrojax.columns.fitting.model import ImageModel, Parameters, plan_model
+from ferrojax.columns.fitting.noise import Noise
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 

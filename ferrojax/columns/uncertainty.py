@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ferrojax.columns.fit import FittedColumns
+from ferrojax.columns.fitting.fit import FittedColumns
 
 _PARAMETERS = 4
 """Of a column that its own pixels decide; its shape is mostly the sublattice's."""

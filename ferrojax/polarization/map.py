@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from ferrojax.columns import SITES, Calibration, Columns, FindOptions, FoundColumns, find_with_model
 from ferrojax.columns.columns import ACCEPTED, MOVED, POOR, WIDTH
-from ferrojax.columns.orientation import UNDECIDED_SITES
+from ferrojax.columns.indexing.orientation import UNDECIDED_SITES
 from ferrojax.columns.remainder import other_periods
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.polar import polarization_response

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import Columns
-from ferrojax.columns.jitter import (
+from ferrojax.columns.distortion.jitter import (
     ColumnShape,
     LineJitter,
     common_misfit,
@@ -21,7 +21,7 @@ from ferrojax.columns.jitter import (
     line_weights,
     rendered_columns,
 )
-from ferrojax.columns.smoothing import LineValues, likeliest, smoothed
+from ferrojax.columns.distortion.smoothing import LineValues, likeliest, smoothed
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ferrojax.columns.index import Cells, moved, nearest
-from ferrojax.columns.pixels import find_peaks
-from ferrojax.columns.template import anchor
+from ferrojax.columns.indexing.index import Cells, moved, nearest
+from ferrojax.columns.indexing.pixels import find_peaks
+from ferrojax.columns.indexing.template import anchor
 from ferrojax.crystal.zone import Motif
 
 _NOISY, _OUTLIER = 0.4, 0.65  # scatter of a sublattice's maxima (rms) and of one of them, in units of the reach

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ferrojax.columns.model import Parameters
+from ferrojax.columns.fitting.model import Parameters
 
 _LOOSE, _FIRM = 2.0, 0.2
 """Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ferrojax.columns.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
+from ferrojax.columns.fitting.model import ImageModel, Parameters, curvature, profile, quadratic, window_pixels
 
 _BATCH = 256
 _INNER = 30

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ferrojax.columns.index import Candidates, Cells, filled, grow_cells, nearest, neighbourhood_mean, within
-from ferrojax.columns.orientation import Orientation
-from ferrojax.columns.pixels import find_peaks
-from ferrojax.columns.template import anchor, cell_match
+from ferrojax.columns.indexing.index import Candidates, Cells, filled, grow_cells, nearest, neighbourhood_mean, within
+from ferrojax.columns.indexing.orientation import Orientation
+from ferrojax.columns.indexing.pixels import find_peaks
+from ferrojax.columns.indexing.template import anchor, cell_match
 from ferrojax.crystal.zone import Motif
 
 _TOLERANCE = 0.3  # of the nearest distance between cations

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ferrojax.columns.likelihood import Fit, maximum_likelihood
-from ferrojax.columns.model import Parameters, plan_model
-from ferrojax.columns.noise import Noise
-from ferrojax.columns.oxygen import Satellites
-from ferrojax.columns.prior import ShapePrior
+from ferrojax.columns.fitting.likelihood import Fit, maximum_likelihood
+from ferrojax.columns.fitting.model import Parameters, plan_model
+from ferrojax.columns.fitting.noise import Noise
+from ferrojax.columns.fitting.prior import ShapePrior
+from ferrojax.columns.fitting.satellites import Satellites
 
 _COUNT = 256
 """Columns and overlaps come in multiples, so that few programs are compiled."""

@@ -4,8 +4,8 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import ACCEPTED, FAINT, SEAM
-from ferrojax.columns.index import Cells, nearest
-from ferrojax.columns.place import Drawn, View, inside, pick, snapped
+from ferrojax.columns.indexing.index import Cells, nearest
+from ferrojax.columns.indexing.place import Drawn, View, inside, pick, snapped
 
 _FAINT, _FAINT_UNSEEN, _SHOWN = 0.3, 0.4, 0.4
 """Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column at the rim."""

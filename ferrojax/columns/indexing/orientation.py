@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ferrojax.columns import lattice as lat
-from ferrojax.columns.template import MODES, Fold, coefficients, fold_likeness
+from ferrojax.columns.indexing import lattice as lat
+from ferrojax.columns.indexing.template import MODES, Fold, coefficients, fold_likeness
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 

@@ -12,10 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ferrojax.columns.fisher import GROUND_PRECISION, Normal, gradient, normal_blocks, position_covariance, solve
-from ferrojax.columns.model import HALO, ImageModel, Parameters, quadratic, window_pixels
-from ferrojax.columns.noise import FittedNoise, Noise, estimate_noise
-from ferrojax.columns.prior import Prior, ShapePrior, known_beforehand
+from ferrojax.columns.fitting.fisher import (
+    GROUND_PRECISION,
+    Normal,
+    gradient,
+    normal_blocks,
+    position_covariance,
+    solve,
+)
+from ferrojax.columns.fitting.model import HALO, ImageModel, Parameters, quadratic, window_pixels
+from ferrojax.columns.fitting.noise import FittedNoise, Noise, estimate_noise
+from ferrojax.columns.fitting.prior import Prior, ShapePrior, known_beforehand
 
 _SPREADS = (1e-2,)
 """Spread of the shapes in the first round: all that is sought then is what a group has in common."""

@@ -5,16 +5,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
-from ferrojax.columns import lattice as lat
-from ferrojax.columns.border import beside_regions, faint_marked, kept_outside, strays
-from ferrojax.columns.cells import find_cells
 from ferrojax.columns.columns import ACCEPTED, EDGE, OFF_LATTICE, SATURATED, SEAM, SITES
-from ferrojax.columns.index import Cells, nearest, surround, torn
-from ferrojax.columns.lattice import MIN_CELLS, too_few
-from ferrojax.columns.orientation import orient
-from ferrojax.columns.pixels import Working, evened, find_peaks, flatten, working_grid
-from ferrojax.columns.place import Drawn, View, clearer, drawn_columns, inside, pick, resolved, settled
-from ferrojax.columns.template import MODES
+from ferrojax.columns.indexing import lattice as lat
+from ferrojax.columns.indexing.border import beside_regions, faint_marked, kept_outside, strays
+from ferrojax.columns.indexing.cells import find_cells
+from ferrojax.columns.indexing.index import Cells, nearest, surround, torn
+from ferrojax.columns.indexing.lattice import MIN_CELLS, too_few
+from ferrojax.columns.indexing.orientation import orient
+from ferrojax.columns.indexing.pixels import Working, evened, find_peaks, flatten, working_grid
+from ferrojax.columns.indexing.place import Drawn, View, clearer, drawn_columns, inside, pick, resolved, settled
+from ferrojax.columns.indexing.template import MODES
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 from ferrojax.image import saturated_pixels

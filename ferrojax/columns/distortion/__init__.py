@@ -1,0 +1,1 @@
+"""What the scan did to an image, told from its lattice: affine, drift, jitter of the lines."""

@@ -1,0 +1,1 @@
+"""Columns fitted together by maximum likelihood: image model, noise, Fisher matrix, covariance."""
