@@ -17,7 +17,7 @@ from rich.console import Console
 from ferrojax import InputError
 from ferrojax.cli import main
 from ferrojax.cli.map import MapSettings, progress_display, read_image
-from ferrojax.cli.options import load_crystal, parse_sampling, parse_signal, parse_zone
+from ferrojax.cli.options import load_crystal, parse_drift, parse_sampling, parse_signal, parse_zone
 from ferrojax.cli.output import prepared_output
 
 RESULTS = {"report.html", "map.png", "map.hspy", "map.csv", "columns.csv", "summary.json"}
@@ -169,7 +169,7 @@ def test_map_writes_everything(tmp_path, capsys, image_file):
 
 
 def settings(path, **changes) -> MapSettings:
-    blank = MapSettings(str(path), "BaTiO3", (0, 0, 1), None, None, False, None, False, 0)
+    blank = MapSettings(str(path), "BaTiO3", (0, 0, 1), None, None, False, None, False, (0.0, 0.0), 0)
     return dataclasses.replace(blank, **changes)
 
 
@@ -183,8 +183,20 @@ def test_series_are_aligned_and_averaged(tmp_path):
     assert alignment is not None
     np.testing.assert_allclose(np.asarray(alignment.shift), [(-k, k) for k in range(4)], atol=0.1)
     assert image.data.ndim == 2
+    np.testing.assert_allclose(alignment.drift, (-1.0, 1.0), atol=0.1)
+    assert abs(alignment.largest_step - np.sqrt(2)) < 0.1
+    guessed = read_image(settings(tmp_path / "series.npz", frames=True, drift=(14.0, 1.0)))[1]
+    assert guessed is not None
+    assert abs(guessed.drift[0] - 15.0) < 2.0  # a whole period further on, as asked
     with pytest.raises(InputError, match="--frames"):
         read_image(settings(tmp_path / "series.npz"))
+
+
+@pytest.mark.parametrize(("text", "frames"), [("1", True), ("a,b", True), ("nan,1", True), ("1,2", False)])
+def test_drifts_that_mean_nothing(text, frames):
+    with pytest.raises(InputError, match="drift"):
+        parse_drift(text, frames)
+    assert parse_drift("14,-2", frames=True) == (14.0, -2.0)
 
 
 def test_signals_are_chosen_by_name_or_number(tmp_path):

@@ -1,7 +1,10 @@
 """What the report of a map says of an image of known truth: a wall, two vacancies, a corner without lattice."""
 
 import json
+from dataclasses import replace
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -148,8 +151,34 @@ def test_lattice_quantities_agree_with_each_other(mapped):
     assert length.spread == pytest.approx(float(np.nanmedian(length.error)), rel=0.5)
 
 
+def test_polarization_beyond_any_crystal_is_pointed_out(mapped):
+    from ferrojax.cli.map_report import impossible_note
+
+    assert impossible_note(mapped) == []
+    pmap = mapped.pmap
+    fifth = np.array(pmap.polarization)
+    fifth[::5] = 3.0
+    far = replace(mapped, pmap=eqx.tree_at(lambda m: m.polarization, pmap, jnp.asarray(fifth)))
+    assert "more polar than 1.6 C/m²" in impossible_note(far)[0]
+
+
+def test_frames_that_move_fast_are_pointed_out(mapped):
+    from ferrojax.acquisition import FrameAlignment
+    from ferrojax.cli.map_report import frame_notes
+
+    def aligned(step):
+        shift = jnp.arange(3.0)[:, None] * jnp.array([step, 0.0])
+        return FrameAlignment(shift, shift, jnp.ones(3), jnp.array([0, 1, 0]), jnp.zeros(2, int), jnp.array(16.0))
+
+    slow, fast = (frame_notes(replace(mapped, frames=aligned(step))) for step in (2.0, 6.0))
+    assert len(slow) == 1
+    assert "2 of 3 frames" in slow[0]
+    assert "(2.0, 0.0) px a frame" in slow[0]
+    assert "0.38 of a lattice period" in fast[1]
+
+
 def test_page_and_summary_show_the_same_figures(mapped, tmp_path):
-    settings = MapSettings("phantom.npz", "PbTiO3", (0, 0, 1), None, "HAADF", False, None, False, 0)
+    settings = MapSettings("phantom.npz", "PbTiO3", (0, 0, 1), None, "HAADF", False, None, False, (0.0, 0.0), 0)
     report = map_report(mapped, settings)
     write_html(tmp_path / "report.html", report)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

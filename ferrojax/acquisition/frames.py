@@ -46,6 +46,23 @@ class FrameAlignment(eqx.Module):
         return np.asarray(self.rejection) == _KEPT
 
     @property
+    def drift(self) -> tuple[float, float]:
+        """px (x, y) from one frame to the next, the median."""
+        x, y = np.median(self._steps, axis=0)
+        return float(x), float(y)
+
+    @property
+    def largest_step(self) -> float:
+        """px, from one frame to the next."""
+        return float(np.linalg.norm(self._steps, axis=1).max())
+
+    @property
+    def _steps(self) -> np.ndarray:
+        """(k, 2) px a frame, between accepted frames."""
+        good = np.nonzero(self.accepted)[0]
+        return np.diff(np.asarray(self.shift, float)[good], axis=0) / np.diff(good)[:, None]
+
+    @property
     def rejection_reason(self) -> tuple[str, ...]:
         """Why a frame was refused, "" if it was not."""
         return tuple(FRAME_REJECTIONS[i] for i in np.asarray(self.rejection))

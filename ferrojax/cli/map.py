@@ -12,6 +12,7 @@ from ferrojax.cli.options import (
     MODES,
     load_crystal,
     parse_choice,
+    parse_drift,
     parse_sampling,
     parse_signal,
     parse_zone,
@@ -47,6 +48,7 @@ class MapSettings:
     oxygen: bool
     signal: str | int | None
     frames: bool
+    drift: tuple[float, float]
     seed: int
 
 
@@ -75,6 +77,7 @@ def map_image(
     oxygen: bool = typer.Option(False, help="Draw oxygen hidden under B along the soft mode, so that it pulls B less."),
     signal: str | None = typer.Option(None, help="Name or number of one of several signals in the file."),
     frames: bool = typer.Option(False, "--frames", help="The file is a series: align its frames and average them."),
+    drift: str | None = typer.Option(None, help="First guess of the frames' drift, px a frame as x,y; see --frames."),
     format: str = typer.Option("hspy", help="File format of the map: hspy (HyperSpy), h5 or zarr."),
     out: str = typer.Option("out", help="Folder for the maps, the report and summary.json."),
     seed: int = typer.Option(0, min=0, help="Recorded with the results; a column fit draws no numbers."),
@@ -87,7 +90,8 @@ def map_image(
     console = Console(highlight=False, soft_wrap=True)
     step, axis = parse_sampling(sampling), parse_zone(zone)
     shown, kind = parse_choice("mode", mode, MODES), parse_choice("format", format, FORMATS)
-    settings = MapSettings(image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, seed)
+    moved = parse_drift(drift, frames)
+    settings = MapSettings(image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, moved, seed)
     start = perf_counter()
     with prepared_output(out) as folder, progress_display(console) as progress:
         mapped = map_file(settings, progress)
@@ -142,7 +146,7 @@ def read_image(settings: MapSettings) -> "tuple[Image, FrameAlignment | None]":
     if not isinstance(found, Image):
         shape = f"shape {tuple(found.data.shape)}"
         raise InputError("image", shape, "is a diffraction scan", "make an image of it first, or choose a signal")
-    return average_frames(found) if settings.frames else (found, None)
+    return average_frames(found, drift=settings.drift) if settings.frames else (found, None)
 
 
 def write_results(

@@ -24,8 +24,12 @@ from ferrojax.report import (
 
 SIGNIFICANT = 3.0
 """Standard errors."""
+FAST_DRIFT = 0.3
+"""Lattice periods a frame."""
 FAR_CONTRAST = 1.2
 """Log ratio: between what thickness and overlap do to real images (up to 1.0) and another crystal."""
+LARGEST_POLARIZATION = 1.6
+"""C/m²; the largest spontaneous ones known are near 1.5 (super-tetragonal BiFeO3)."""
 LYING_SAMPLING = 2.0
 """%, recorded pixel sizes off by more are pointed out at the top of the report."""
 
@@ -76,7 +80,7 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
         )
     if settings.oxygen:
         lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
-    lines += contrast_note(mapped, settings)
+    lines += contrast_note(mapped, settings) + impossible_note(mapped)
     if found.spikes:
         lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
     if found.other_periods > DOUBTFUL:
@@ -101,6 +105,20 @@ def contrast_note(mapped: Mapped, settings: MapSettings) -> list[str]:
     return [line + (" That is far apart: is the crystal right?" if far else "")]
 
 
+def impossible_note(mapped: Mapped) -> list[str]:
+    """That many cells are more polar than any crystal."""
+    if mapped.pmap.polarization is None:
+        return []
+    size = np.linalg.norm(np.asarray(mapped.pmap.polarization)[np.asarray(mapped.pmap.valid)], axis=-1)
+    many = float(np.mean(size > LARGEST_POLARIZATION))
+    if many < 0.02:
+        return []
+    return [
+        f"{100 * many:.0f} % of the cells are more polar than {LARGEST_POLARIZATION} C/m², as no known crystal is: "
+        "mis-tilt, overlapping columns, noise or a wrong crystal make up much of these displacements."
+    ]
+
+
 def bias_note(mapped: Mapped) -> list[str]:
     """What a significant mean displacement means where the crystal is not known to be polar."""
     if mapped.crystal.soft_mode is not None or mapped.crystal.mode_charge is not None:
@@ -122,7 +140,18 @@ def frame_notes(mapped: Mapped) -> list[str]:
     reasons = [reason for reason in mapped.frames.rejection_reason if reason]
     kept, total = int(mapped.frames.accepted.sum()), len(mapped.frames.accepted)
     left_out = f" Left out: {', '.join(f'{reasons.count(r)} {r}' for r in sorted(set(reasons)))}." if reasons else ""
-    return [f"The image is the average of {kept} of {total} frames, aligned rigidly.{left_out}"]
+    x, y = mapped.frames.drift
+    notes = [
+        f"The image is the average of {kept} of {total} frames, aligned rigidly.{left_out} They drift by ({x:.1f}, "
+        f"{y:.1f}) px a frame."
+    ]
+    share = mapped.frames.largest_step / float(mapped.frames.period)
+    if share > FAST_DRIFT:
+        notes.append(
+            f"Frames move by up to {share:.2f} of a lattice period from one to the next. A lattice that moves by half "
+            "a period or more looks as if it moved the other way: if it drifted faster, say so with --drift."
+        )
+    return notes
 
 
 def summed_up(mapped: Mapped) -> list[tuple[str, str]]:
@@ -150,5 +179,6 @@ def map_summary(mapped: Mapped, settings: MapSettings) -> dict[str, object]:
         **analysis_summary(pmap, mapped.analysis),
         "remarks": mapped.remarks,
         "frames_averaged": None if frames is None else int(frames.accepted.sum()),
+        "frames_drift_px": None if frames is None else frames.drift,
         "versions": versions(),
     }

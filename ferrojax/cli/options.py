@@ -44,6 +44,21 @@ def parse_sampling(text: str | None) -> tuple[float, float] | None:
     return values[0], values[-1]
 
 
+def parse_drift(text: str | None, frames: bool) -> tuple[float, float]:
+    """px a frame (x, y) from "14,-2"; zero where nothing is said."""
+    if text is None:
+        return 0.0, 0.0
+    if not frames:
+        raise InputError("drift", text, "is for a series of frames", "add --frames, or leave --drift out")
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        x, y = math.nan, math.nan
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise InputError("drift", text, "is no drift in px a frame", "write x,y, e.g. --drift=14,-2")
+    return x, y
+
+
 def parse_choice(field: str, text: str | None, choices: tuple[str, ...]) -> str | None:
     """One of the choices, whatever the case; None stays None."""
     if text is None:
