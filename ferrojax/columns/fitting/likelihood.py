@@ -40,6 +40,8 @@ _STEPS = 4
 _CONVERGED, _FALLEN = 1e-2, 1e-3
 """A round ends where the columns that are seen whole step by less (mean square, in standard deviations) and the cost
 falls by less (relative: the second matters where only misfit is left that columns at the edge make)."""
+_SAME_NOISE = 0.07
+"""Log of the variance: error bars want the noise, and the first round's residuals still hold more than that."""
 _HALO_SETTLED = 1e-3
 _INEXACT = 1e-2
 """Relative residual at which the normal equations of a step are left: the next step sees to the rest."""
@@ -121,11 +123,12 @@ def maximum_likelihood(
         used = weighing
         at = _climb(stage, scene, p, weighing, known_beforehand(p, start, shapes, spread), damping)
         p, image, damping = at.parameters, at.image, at.damping
+        settled = bool(at.settled)
         if noise is None:
-            weighing = estimate_noise(data, image, at.seen)
+            weighing, change = _noise_after(data, at, used)
+            settled &= float(change) < _SAME_NOISE
         if halo and noise is None:  # bright and dark alike: tails of bright columns decide, not the dark places between
             weighing = _level_noise(np.sqrt(np.mean(weighing.variance(image))), data.dtype)
-        settled = bool(at.settled)
         if halo and turn > 0 and shapes.trusted.sum() >= _HALO_COLUMNS:
             model, p, image, step = _with_halo(model, scene, p, image, weighing, at.prior)
             settled &= abs(float(step)) < _HALO_SETTLED
@@ -138,6 +141,14 @@ def maximum_likelihood(
 def _level_noise(sd, dtype) -> FittedNoise:
     """The same everywhere."""
     return FittedNoise(*(jnp.asarray(v, dtype) for v in (sd**2 + 1e-30, 0.0, 0.0)))
+
+
+@eqx.filter_jit
+def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tuple[FittedNoise, Float[Array, ""]]:
+    """The noise as a round's residuals show it, and how much (log, mean size) the one that it used is off."""
+    found = estimate_noise(data, at.image, at.seen)
+    ratio = jnp.log(found.variance(at.image) / used.variance(at.image))
+    return found, (at.seen * jnp.abs(ratio)).sum() / at.seen.sum()
 
 
 @eqx.filter_jit
@@ -221,7 +232,8 @@ def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior,
         # Weights that follow the image make the cost no exact measure: only a clear loss is refused.
         better = value < 1.001 * best
         p, image = jax.tree.map(lambda a, b: jnp.where(better, a, b), (trial, picture), (p, image))
-        near = (move * uphill[0] * trusted[:, None]).sum() < _CONVERGED * trusted.sum()
+        unit = jnp.minimum(value / seen.sum(), 1.0)  # of the noise assumed, which the first round can but guess
+        near = (move * uphill[0] * trusted[:, None]).sum() < _CONVERGED * unit * trusted.sum()
         done = better & near & (best - value < _FALLEN * best)
         damping = jnp.where(better, jnp.maximum(0.05 * damping, _DAMPING[1]), 20 * damping + 1e-4)
         return p, image, damping, jnp.where(better, value, best), done, count + 1
