@@ -71,6 +71,24 @@ def test_counts_and_columns_are_no_spikes():
     assert not without_spikes(picture())[1].any()
 
 
+def test_cells_across_a_jump_of_the_scan_are_not_mapped(plain):
+    """Three pixels from one line on, which no lattice index slips by: 24 pm of nothing in every cell across it."""
+    data = picture()
+    data[100:] = np.roll(data[100:], 3, 1)
+    pmap, found = mapped(data)
+    ((line, by),) = found.jumps
+    assert abs(line - 100) < 6
+    np.testing.assert_allclose(by, (3.0, 0.0), atol=0.1)
+    valid, row = np.asarray(pmap.valid), np.asarray(pmap.position_px)[..., 1]
+    assert not (valid & (np.abs(row - 100) < PERIOD / 2)).any()
+    assert valid.sum() > 0.7 * np.asarray(plain[0].valid).sum()
+    true = np.asarray(plain[0].displacement)[np.asarray(plain[0].valid)]
+    np.testing.assert_allclose(np.asarray(pmap.displacement)[valid].mean(0), true.mean(0), atol=5e-3)
+    assert np.asarray(pmap.displacement)[valid].std(0).max() < 2 * true.std(0).max()
+    assert plain[1].jumps == ()
+    np.testing.assert_allclose(pmap.calibration.affine, plain[0].calibration.affine, atol=1e-3)
+
+
 def test_one_sublattice_clipped_is_told_as_that():
     data = picture()
     with pytest.raises(InputError, match=r"clipped at the largest value .*A columns"):

@@ -88,6 +88,11 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
             f"What the fit leaves over has periods, {100 * found.other_periods:.0f} % of the lattice's amplitude, that "
             "are not the lattice's: a second one in the beam's path, or strong bending."
         )
+    for line, (x, y) in found.jumps:
+        lines.append(
+            f"From line {line:.0f} on the lattice is displaced by ({x:+.1f}, {y:+.1f}) px: the scan jumped, or a fault "
+            "of the crystal runs along it. Cells across it are not mapped."
+        )
     undecided = [f"Undecided: {line}" for line in found.ambiguity]
     return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
 
@@ -178,6 +183,7 @@ def map_summary(mapped: Mapped, settings: MapSettings) -> dict[str, object]:
         "calibration": pmap.calibration.summary(),
         **analysis_summary(pmap, mapped.analysis),
         "remarks": mapped.remarks,
+        "scan_jumps_px": [{"line": line, "by": by} for line, by in mapped.analysis.found.jumps],
         "frames_averaged": None if frames is None else int(frames.accepted.sum()),
         "frames_drift_px": None if frames is None else frames.drift,
         "versions": versions(),

@@ -16,8 +16,9 @@ REJECTIONS = (
     "off the lattice",
     "saturated",
     "unlike the crystal",
+    "scan jump",
 )
-ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR, SEAM, OFF_LATTICE, SATURATED, UNLIKE = range(len(REJECTIONS))
+ACCEPTED, EDGE, FAINT, MOVED, WIDTH, POOR, SEAM, OFF_LATTICE, SATURATED, UNLIKE, JUMP = range(len(REJECTIONS))
 
 
 class Calibration(eqx.Module):

@@ -7,8 +7,9 @@ import numpy as np
 
 from ferrojax.columns.assemble import assemble, rejections
 from ferrojax.columns.calibration import calibrate
-from ferrojax.columns.columns import ACCEPTED, UNLIKE, Columns
+from ferrojax.columns.columns import ACCEPTED, JUMP, UNLIKE, Columns
 from ferrojax.columns.contrast import unlike
+from ferrojax.columns.distortion.jumps import beside_jumps, scan_jumps, without_jumps
 from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
 from ferrojax.columns.fitting.noise import Noise
 from ferrojax.columns.indexing.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
@@ -44,8 +45,8 @@ class FoundColumns(NamedTuple):
     lattice scatters by so much more. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
     mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
-    other_periods: amplitude of the strongest period in image − model that is no period of the lattice, over the
-    lattice's strongest; from maps only.
+    jumps: line (px) and displacement (2,) px of every jump of the scan. other_periods: amplitude of the strongest
+    period in image − model that is no period of the lattice, over the lattice's strongest; from maps only.
     """
 
     columns: Columns
@@ -59,6 +60,7 @@ class FoundColumns(NamedTuple):
     ambiguity: tuple[str, ...]
     spikes: int = 0
     other_periods: float = 0.0
+    jumps: tuple[tuple[float, tuple[float, float]], ...] = ()
 
 
 class _Options(NamedTuple):
@@ -159,13 +161,19 @@ def _labelled(
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
     rejection = rejections(fitted, seeds, bright)
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
+    lines = scan_jumps(fitted.position[anchored], seeds.index[anchored], data.shape[0])
+    torn = beside_jumps(fitted.position, lines[0], 0.5 * float(np.abs(motif.lattice @ seeds.frame.T)[:, 1].sum()))
+    rejection = np.where(torn & (rejection == ACCEPTED), JUMP, rejection)
+    anchored &= rejection == ACCEPTED
     if anchored.sum() < MIN_CELLS:
         raise too_few(int(anchored.sum()))
     strange = unlike(seeds.site, fitted.position, fitted.amplitude * fitted.width**2, motif, seeds.mode)
     rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
-    calibration = calibrate(fitted.position[anchored], seeds.index[anchored], motif, sampling, anchor(motif))
+    even = without_jumps(fitted.position[anchored], *lines)
+    calibration = calibrate(even, seeds.index[anchored], motif, sampling, anchor(motif))
     columns, scatter = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
-    return _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
+    found = _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
+    return found._replace(jumps=tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True)))
 
 
 def _found(assembled: tuple[Columns, np.ndarray], fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:

@@ -10,10 +10,13 @@ from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.image import Image
 from ferrojax.report.panels import MAP_COLOUR, SITE_COLOUR, Window, add_colour_bar, add_scale_bar, show_image
 
-_COLOURS = ("#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b", "#b56bff", "#ff5fc4", "#4be36b", "#2f6bff")
+_COLOURS = (
+    "#9aa4b2", "#e5c100", "#ff8c1a", "#35c4e8", "#ff3b3b",
+    "#b56bff", "#ff5fc4", "#4be36b", "#2f6bff", "#a0522d",
+)  # fmt: skip
 REASON_COLOUR: dict[str, str] = dict(zip(REJECTIONS[1:], _COLOURS, strict=True))
 """Reason -> colour that stands out on a grey image."""
-_REASON_MARK: dict[str, str] = dict(zip(REJECTIONS[1:], "sXD^Pdov<", strict=True))
+_REASON_MARK: dict[str, str] = dict(zip(REJECTIONS[1:], "sXD^Pdov<>", strict=True))
 _LIMIT = 5.0
 """Standard deviations at which the colours of the residual end."""
 _BINS = 161
@@ -120,5 +123,6 @@ EXPLAINED = {
     "off the lattice": "A column that is seen but belongs to no site of the lattice: a defect, or another phase.",
     "saturated": "Its brightest pixels are clipped at the largest value of the image, so its centre is not recorded.",
     "unlike the crystal": "A and B are not as bright, one against the other, as the crystal makes them here.",
+    "scan jump": "Beside a line from which on the lattice is displaced, so that its neighbours lie wrong.",
 }
 """Reason -> what it means, in one line."""
