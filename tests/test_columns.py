@@ -143,19 +143,36 @@ def test_covariance_covers_the_errors(blur, most):
         assert 0.75 < pull.std() < most, label
 
 
-def test_a_column_on_its_neighbours_flank_is_not_missing():
-    """B displaced so far towards a bright A that it has no maximum: the largest polarization must not be left out."""
-    image, truth = draw(material("PbTiO3"), shape=(180, 200))
+def with_b_moved(image, far, by):
+    """Counts of lead titanate with the B columns `far` moved by px towards an A column, and blurred."""
     y, x = np.mgrid[: image.data.shape[0], : image.data.shape[1]]
     data = gaussian_filter(np.asarray(image.data), 1.6)
-    inner = ((truth["B"] > 25) & (truth["B"] < np.array([174, 154]))).all(1)
-    far = truth["B"][np.nonzero(inner)[0][::9]]
     width = np.hypot(0.5 / 0.3, 1.6)
     height = material_strength("PbTiO3", "B") * (0.5 / 0.3 / width) ** 2
     for cx, cy in far:
-        for shift, sign in ((0.0, -1), (1.7, 1)):
+        for shift, sign in ((0.0, -1), (by, 1)):
             data += sign * height * np.exp(-0.5 * ((x - cx - shift) ** 2 + (y - cy - shift) ** 2) / width**2)
-    data = np.random.default_rng(0).poisson(0.4 * data).astype(float)
+    return np.random.default_rng(0).poisson(0.4 * data).astype(float)
+
+
+def test_columns_far_off_their_place_at_the_rim_are_fitted():
+    """What is in view and not drawn pulls at everything that is common to all columns."""
+    image, truth = draw(material("PbTiO3"), shape=(180, 200))
+    size = np.array([199, 179])
+    rim = (np.minimum(truth["B"], size - truth["B"]).min(1) < 12) & ((truth["B"] > 3) & (truth["B"] < size - 6)).all(1)
+    far = truth["B"][rim]
+    found = find_columns(Image(with_b_moved(image, far, 1.7), image.sampling), material("PbTiO3"))
+    away = np.linalg.norm(np.asarray(found.position_px)[:, None] - (far + 1.7), axis=-1).min(0)
+    assert len(far) > 10
+    assert (away < 1.5).mean() > 0.95, away
+
+
+def test_a_column_on_its_neighbours_flank_is_not_missing():
+    """B displaced so far towards a bright A that it has no maximum: the largest polarization must not be left out."""
+    image, truth = draw(material("PbTiO3"), shape=(180, 200))
+    inner = ((truth["B"] > 25) & (truth["B"] < np.array([174, 154]))).all(1)
+    far = truth["B"][np.nonzero(inner)[0][::9]]
+    data = with_b_moved(image, far, 1.7)
     columns = find_columns(Image(data, image.sampling), material("PbTiO3"))
     position, accepted = np.asarray(columns.position_px), columns.accepted & (np.asarray(columns.site) == 1)
     away = np.linalg.norm(position[accepted][:, None] - (far + 1.7), axis=-1).min(0)

@@ -7,8 +7,11 @@ from ferrojax.columns.columns import ACCEPTED, FAINT, SEAM
 from ferrojax.columns.indexing.index import Cells, nearest
 from ferrojax.columns.indexing.place import Drawn, View, inside, pick, snapped
 
-_FAINT, _FAINT_UNSEEN, _SHOWN = 0.3, 0.4, 0.4
-"""Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column at the rim."""
+_FAINT, _FAINT_UNSEEN, _SHOWN, _PERHAPS = 0.3, 0.4, 0.4, 0.1
+"""Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column at the rim, perhaps
+one."""
+_CORNER = 1.5
+"""Longest lattice vectors from the last columns to one at the rim: a cell's diagonal, and a little."""
 _ALIKE = 0.5
 """Log of the contrast of a column beside the last cells against its sublattice's."""
 
@@ -57,7 +60,9 @@ def kept_outside(outer: Drawn, drawn: Drawn, view: View) -> Drawn:
     near = ((outer.position >= -margin) & (outer.position <= size + margin)).all(1)
     blank = inside(outer.position, view.even.shape) & ~on
     near &= ~blank | (nearest(drawn.position, outer.position)[0] < margin)
-    outer = placed.chosen(np.where(on, _shown(outer, placed, drawn, view), near))
+    shown, perhaps = _shown(outer, placed, drawn, view)
+    placed = placed._replace(rejection=np.where(on & perhaps & ~shown, FAINT, placed.rejection))
+    outer = placed.chosen(np.where(on, shown | perhaps, near))
     known = {(int(c), int(i), int(j)) for c, (i, j) in zip(drawn.column, drawn.index, strict=True)}
     names = [(int(c), int(i), int(j)) for c, (i, j) in zip(outer.column, outer.index, strict=True)]
     new = np.array([name not in known for name in names], bool).reshape(-1)
@@ -72,9 +77,10 @@ def kept_outside(outer: Drawn, drawn: Drawn, view: View) -> Drawn:
     return outer.chosen(np.sort(np.unique(names, axis=0, return_index=True)[1]))
 
 
-def _shown(outer: Drawn, placed: Drawn, drawn: Drawn, view: View) -> np.ndarray:
+def _shown(outer: Drawn, placed: Drawn, drawn: Drawn, view: View) -> tuple[np.ndarray, np.ndarray]:
     """(n,) whether a column beyond the last cells is there: at the image's rim, where no cell is seen whole, any
-    contrast will do; elsewhere a maximum close to the expected place, as bright as its sublattice nearby."""
+    contrast will do; elsewhere a maximum close to the expected place, as bright as its sublattice nearby. And (n,)
+    whether the fit is to tell: beside the last cells at the rim, where a column far off its place may be missed."""
     size = np.array(view.even.shape[::-1]) - 1
     rim = (np.minimum(outer.position, size - outer.position) < view.reach).any(1)
     ground = view.ground
@@ -86,10 +92,11 @@ def _shown(outer: Drawn, placed: Drawn, drawn: Drawn, view: View) -> np.ndarray:
             value = pick(view.even, others, 0.0) - ground
             usual[mine] = np.median(value[nearest(others, outer.position[mine], 5)[1]], 1)
     away = nearest(drawn.position, outer.position, 2)[0]
-    shown = (height > _SHOWN * usual) & rim & (away[:, 0] < 1.3 * view.reach)
+    shown = (height > _SHOWN * usual) & rim & (away[:, 0] < _CORNER * view.reach)
+    perhaps = (height > _PERHAPS * usual) & rim & (away[:, 0] < 1.3 * view.gap)
     sure = placed.at_peak & (np.linalg.norm(placed.position - outer.position, axis=1) < 0.15 * view.gap)
     alike = np.abs(np.log(np.maximum(height, 1e-9) / np.maximum(usual, 1e-9))) < _ALIKE
-    return shown | (sure & alike & (away[:, 1] < 1.3 * view.gap))
+    return shown | (sure & alike & (away[:, 1] < 1.3 * view.gap)), perhaps
 
 
 def strays(both: Drawn, view: View) -> np.ndarray:
