@@ -7,9 +7,8 @@ from ferrojax.columns.columns import ACCEPTED, FAINT, SEAM
 from ferrojax.columns.indexing.index import Cells, nearest
 from ferrojax.columns.indexing.place import Drawn, View, inside, pick, snapped
 
-_FAINT, _FAINT_UNSEEN, _SHOWN, _PERHAPS = 0.3, 0.4, 0.4, 0.1
-"""Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column at the rim, perhaps
-one."""
+_FAINT, _FAINT_UNSEEN, _SHOWN = 0.3, 0.4, 0.4
+"""Shares of a sublattice's usual contrast: no column at a maximum, no column without one, a column at the rim."""
 _CORNER = 1.5
 """Longest lattice vectors from the last columns to one at the rim: a cell's diagonal, and a little."""
 _ALIKE = 0.5
@@ -93,7 +92,7 @@ def _shown(outer: Drawn, placed: Drawn, drawn: Drawn, view: View) -> tuple[np.nd
             usual[mine] = np.median(value[nearest(others, outer.position[mine], 5)[1]], 1)
     away = nearest(drawn.position, outer.position, 2)[0]
     shown = (height > _SHOWN * usual) & rim & (away[:, 0] < _CORNER * view.reach)
-    perhaps = (height > _PERHAPS * usual) & rim & (away[:, 0] < 1.3 * view.gap)
+    perhaps = rim & (away[:, 0] < 1.3 * view.gap)
     sure = placed.at_peak & (np.linalg.norm(placed.position - outer.position, axis=1) < 0.15 * view.gap)
     alike = np.abs(np.log(np.maximum(height, 1e-9) / np.maximum(usual, 1e-9))) < _ALIKE
     return shown | (sure & alike & (away[:, 1] < 1.3 * view.gap)), perhaps
