@@ -35,11 +35,15 @@ def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows c
     rejection[~np.isfinite(fit.covariance).all((1, 2))] = POOR
     rejection[np.linalg.norm(fit.position - seeds.position, axis=1) > _MOVED * gap] = MOVED
     rejection[~inside(fit.position, data.shape)] = EDGE
-    border = np.minimum(fit.position, np.array(data.shape[::-1]) - 1 - fit.position).min(1)
-    rejection[border < _EDGE * gap] = EDGE
+    rejection[at_edge(fit.position, data.shape, gap)] = EDGE
     # A column far off its place may stand on its neighbour's flank, no maximum of its own: the fit tells.
     missed = (seeds.rejection == FAINT) & shown
     return np.where((seeds.rejection != ACCEPTED) & ~missed, seeds.rejection, rejection)
+
+
+def at_edge(position: Float[np.ndarray, "n 2"], shape: tuple[int, ...], gap: float) -> np.ndarray:
+    """(n,) positions nearer to the image's edge, or farther out, than half the nearest distance between columns, px."""
+    return np.minimum(position, np.array(shape[::-1]) - 1 - position).min(1) < _EDGE * gap
 
 
 def relative_residual(fit: FittedColumns, data: Float[np.ndarray, "rows cols"]) -> np.ndarray:

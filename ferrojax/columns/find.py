@@ -5,9 +5,9 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from ferrojax.columns.assemble import assemble, rejections
+from ferrojax.columns.assemble import assemble, at_edge, rejections
 from ferrojax.columns.calibration import calibrate
-from ferrojax.columns.columns import ACCEPTED, JUMP, UNLIKE, Columns
+from ferrojax.columns.columns import ACCEPTED, FAINT, JUMP, UNLIKE, Columns
 from ferrojax.columns.contrast import unlike
 from ferrojax.columns.distortion.jumps import beside_jumps, scan_jumps, without_jumps
 from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
@@ -160,6 +160,9 @@ def _labelled(
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
     rejection = rejections(fitted, seeds, bright)
+    # The lattice may end at the image's edge: what is not there is not missing.
+    real = (rejection != FAINT) | ~at_edge(fitted.position, data.shape, seeds.gap * seeds.scale)
+    fitted, seeds, rejection = fitted.chosen(real), seeds[real], rejection[real]
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
     lines = scan_jumps(fitted.position[anchored], seeds.index[anchored], data.shape[0])
     torn = beside_jumps(fitted.position, lines[0], 0.5 * float(np.abs(motif.lattice @ seeds.frame.T)[:, 1].sum()))
