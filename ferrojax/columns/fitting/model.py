@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 HALO = 2.0
 """Width of the halo over that of the column."""
 _PAIRS = 1.45
-"""Of a window's reach: columns nearer than that overlap; beyond, less than 3e-5 of what they are is common to both."""
+"""Of a window's reach: columns nearer than that overlap; beyond, what shapes share is below 0.01 of their own."""
 MAX_GROUND = 2000
 """Background coefficients at most: their normal matrix is dense."""
 

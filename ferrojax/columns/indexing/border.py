@@ -60,7 +60,8 @@ def kept_outside(outer: Drawn, drawn: Drawn, view: View) -> Drawn:
     blank = inside(outer.position, view.even.shape) & ~on
     near &= ~blank | (nearest(drawn.position, outer.position)[0] < margin)
     shown, perhaps = _shown(outer, placed, drawn, view)
-    placed = placed._replace(rejection=np.where(on & perhaps & ~shown, FAINT, placed.rejection))
+    doubtful = on & perhaps & ~shown & (placed.rejection == ACCEPTED)
+    placed = placed._replace(rejection=np.where(doubtful, FAINT, placed.rejection))
     outer = placed.chosen(np.where(on, shown | perhaps, near))
     known = {(int(c), int(i), int(j)) for c, (i, j) in zip(drawn.column, drawn.index, strict=True)}
     names = [(int(c), int(i), int(j)) for c, (i, j) in zip(outer.column, outer.index, strict=True)]
