@@ -15,14 +15,18 @@ class Image(eqx.Module):
     sampling: (2,) Å per pixel as (y, x).
     standard_error: like data, where it is known (frozen phonons), else None.
     name: where it comes from, for messages and reports.
+    thickness: Å of specimen behind every simulated image, that of the leading axis where there are several; None: not
+    known.
     """
 
     data: Float[Array, "*stack rows cols"]
     sampling: Float[Array, "2"]
     standard_error: Float[Array, "*stack rows cols"] | None
     name: str = eqx.field(static=True)
+    thickness: tuple[float, ...] | None = eqx.field(static=True)
 
-    def __init__(self, data, sampling, standard_error=None, name: str = "image"):
+    def __init__(self, data, sampling, standard_error=None, name: str = "image", thickness=None):
+        self.thickness = None if thickness is None else tuple(float(t) for t in thickness)
         self.data = _real(data)
         if self.data.ndim < 2:
             raise InputError("image", self.data.shape, "needs two axes (rows, cols)", "pass a 2-D array")
@@ -39,6 +43,7 @@ class DiffractionScan(eqx.Module):
     sampling: (2,) Å per scan step as (y, x). angular_sampling: (2,) mrad per pixel as (y, x).
     standard_error: like data, where it is known, else None.
     name: where it comes from, for messages and reports.
+    thickness: Å of specimen behind every simulated scan, that of the leading axis where there are several.
     """
 
     data: Float[Array, "*stack rows cols ky kx"]
@@ -46,8 +51,10 @@ class DiffractionScan(eqx.Module):
     angular_sampling: Float[Array, "2"]
     standard_error: Float[Array, "*stack rows cols ky kx"] | None
     name: str = eqx.field(static=True)
+    thickness: tuple[float, ...] | None = eqx.field(static=True)
 
-    def __init__(self, data, sampling, angular_sampling, standard_error=None, name: str = "scan"):
+    def __init__(self, data, sampling, angular_sampling, standard_error=None, name: str = "scan", thickness=None):
+        self.thickness = None if thickness is None else tuple(float(t) for t in thickness)
         self.data = _real(data)
         if self.data.ndim < 4:
             problem = "needs four axes (rows, cols, ky, kx)"

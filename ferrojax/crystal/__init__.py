@@ -3,6 +3,7 @@
 from ferrojax.crystal.atoms import Atoms as Atoms
 from ferrojax.crystal.atoms import check_atoms as check_atoms
 from ferrojax.crystal.atoms import displaced_supercell as displaced_supercell
+from ferrojax.crystal.checks import shared_sites as shared_sites
 from ferrojax.crystal.components import ColumnComponents as ColumnComponents
 from ferrojax.crystal.components import column_components as column_components
 from ferrojax.crystal.crystal import Crystal as Crystal

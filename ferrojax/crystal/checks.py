@@ -46,15 +46,35 @@ def check_inside(position, box: tuple[float, float, float]) -> None:
         )
 
 
-def close_pairs(position, box: tuple[float, float, float]) -> np.ndarray:
-    """(pairs, 2) indices of atoms closer than 0.3 Å, periodic in x and y."""
+def close_pairs(position, box: tuple[float, float, float], within: float = OVERLAP) -> np.ndarray:
+    """(pairs, 2) indices of atoms closer than `within` Å, periodic in x and y."""
     from scipy.spatial import KDTree
 
     sides = np.array([box[0], box[1], 0.0])  # 0: not periodic
     at = np.array(position, float)
     at[:, :2] = np.mod(at[:, :2], sides[:2])
     at[:, :2] = np.where(at[:, :2] >= sides[:2], 0.0, at[:, :2])
-    return KDTree(at, boxsize=sides).query_pairs(OVERLAP, output_type="ndarray")
+    return KDTree(at, boxsize=sides).query_pairs(within, output_type="ndarray")
+
+
+def shared_sites(position, box: tuple[float, float, float], within: float = OVERLAP, number=None) -> np.ndarray | None:
+    """(atoms,) the first atom of the site that each atom shares with those within 0.3 Å; None: all have their own.
+
+    number: (atoms,) where given, only atoms of the same one share a site.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = close_pairs(position, box, within)
+    if number is not None:
+        pairs = pairs[np.asarray(number)[pairs[:, 0]] == np.asarray(number)[pairs[:, 1]]]
+    if len(pairs) == 0:
+        return None
+    count = len(position)
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, site = connected_components(links, directed=False)
+    first = np.unique(site, return_index=True)[1]
+    return first[site]
 
 
 def check_overlap(position, occupancy, box: tuple[float, float, float]) -> None:

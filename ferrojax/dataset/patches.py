@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 
 from ferrojax.dataset.generate import PARAMETERS, SimulatedSet
 from ferrojax.image import Image
+from ferrojax.multislice.propagation import EXACT
 
 PATCH, PIXEL = 24, 0.25
 AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL
@@ -160,9 +161,9 @@ def simulate_patches(
     y = middle[:, 1, None] + (1 + eyy) * AXIS
     x = middle[:, 0, None] + (1 + exx) * AXIS
     line = 2 * exy * AXIS + recording.jitter[:, None] * jax.random.normal(jitter_key, (len(entry), PATCH))
-    by_row = jnp.einsum("npk,nkl->npl", jnp.exp(2j * jnp.pi * y[..., None] * ky), spectrum)
+    by_row = jnp.einsum("npk,nkl->npl", jnp.exp(2j * jnp.pi * y[..., None] * ky), spectrum, precision=EXACT)
     by_row = by_row * jnp.exp(2j * jnp.pi * line[..., None] * kx)
-    clean = jnp.einsum("npl,nql->npq", by_row, jnp.exp(2j * jnp.pi * x[..., None] * kx)).real
+    clean = jnp.einsum("npl,nql->npq", by_row, jnp.exp(2j * jnp.pi * x[..., None] * kx), precision=EXACT).real
     white = jnp.fft.fft2(jax.random.normal(noise_key, clean.shape))
     noise = jnp.fft.ifft2(white * recording.noise).real
     return jnp.asarray(normalised(normalised(clean) + noise)), label

@@ -8,28 +8,32 @@ fewer beams than the scan has positions.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import AnnularDetector
-from ferrojax.detection.reading import check_reach
+from ferrojax.detection.reading import detection_grid
+from ferrojax.detection.routes import scattering_matrix
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
-    FastThermal,
     SlicePlan,
+    ThermalModel,
+    configuration,
     configurations,
-    displaced_positions,
-    multislice,
+    draws_composition,
+    is_partial,
     propagator,
     slab,
     slice_tables,
 )
+from ferrojax.multislice.propagation import EXACT
 from ferrojax.optics import Probe, probe_spectrum
 
+CLEARANCE = 1.45
+"""The band limit must clear the inner angle of an unbounded ring by this factor."""
 SAMPLING, FRACTION, CARRIED = 0.0625, 0.5, 1.0
 """Å per pixel, and the band limits of wave and slices as parts of Nyquist: the product is exact inside the wave's,
 so the operator needs none of the corrections that FastThermal's coarser grid does."""
@@ -49,7 +53,7 @@ def detector_operator(
     energy: float,
     max_semiangle: float,
     detector: AnnularDetector,
-    thermal: FastThermal,
+    thermal: ThermalModel,
     plan: SlicePlan,
     *,
     tilt=(0.0, 0.0),
@@ -62,50 +66,47 @@ def detector_operator(
     outer angle in between is not taken out here.
     """
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
+    plan.check_specimen(atoms)
     illumination = Probe(energy, max_semiangle)
     reach = FRACTION * grid.nyquist * illumination.wavelength * 1e3
-    check_reach({"detector": detector}, reach, True, illumination)
-    if reach < detector.outer < np.inf:
-        raise InputError(
-            "detector",
-            detector.outer,
-            f"ends between the band limit of {reach:.0f} mrad and infinity",
-            "use outer=inf",
-        )
+    _check_detector(detector, reach)
     limit = grid.band_limit(FRACTION, 0.0)
-    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0))
+    partial = is_partial(atoms) and not draws_composition(atoms, thermal)
+    tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
     kernel = propagator(grid, energy, plan.slice_thickness, jnp.asarray(tilt, tables.carried.dtype), limit)
-    rows, cols = np.nonzero(grid.k * illumination.wavelength * 1e3 < max_semiangle)
-    ring = detector.weights(grid, illumination.wavelength)
+    seen = detection_grid(grid, FRACTION)
+    rows, cols = np.nonzero(seen.k * illumination.wavelength * 1e3 < max_semiangle)
+    inside = tuple(jnp.asarray(i) for i in np.nonzero(seen.k < FRACTION * grid.nyquist))
+    # An unbounded detector collects all but what the wave holds outside the ring: I − ⟨ψ_a|1 − D|ψ_b⟩.
     lost = float(detector.outer == np.inf)
-    inside = tuple(jnp.asarray(i) for i in np.nonzero(limit))
+    weight = detector.weights(seen, illumination.wavelength)[inside] - lost
     beams = jnp.asarray(np.stack([rows, cols]))
     total = 0
     for c in range(configurations(thermal)):
-        position = displaced_positions(atoms, thermal, c)
-        total += _matrix(position, atoms.occupancy, plan, tables, kernel, ring, beams, inside, lost, batch)
-    signed = [np.where(i > n // 2, i - n, i) for i, n in zip((cols, rows), grid.shape[::-1], strict=True)]
+        position, occupancy = configuration(atoms, thermal, c, plan)
+        total += _matrix(position, occupancy, plan, tables, kernel, (weight, inside, lost), beams, (grid, seen), batch)
+    signed = [np.where(i > n // 2, i - n, i) for i, n in zip((cols, rows), seen.shape[::-1], strict=True)]
     beam = tuple((int(x), int(y)) for x, y in zip(*signed, strict=True))
     return DetectorOperator(total / configurations(thermal), beam, grid, energy)  # pyright: ignore[reportArgumentType]
 
 
+def _check_detector(detector: AnnularDetector, reach: float) -> None:
+    """Its band folds nothing over: rings are right that end within it, or that have no end and start well within."""
+    if detector.outer <= reach or (detector.outer == np.inf and detector.inner * CLEARANCE <= reach):
+        return
+    span = f"{detector.inner:g}–{detector.outer:g} mrad"
+    problem = f"neither ends within the band limit of {reach:.0f} mrad nor is unbounded from well within it"
+    raise InputError("detector", span, problem, "use outer=inf, or a finer grid")
+
+
 @eqx.filter_jit
-def _matrix(position, occupancy, plan, tables, kernel, ring, beam, inside, lost, batch):
-    specimen = slab(position, occupancy, plan, tables)
-    n = beam.shape[1]
-    padded = jnp.pad(beam, ((0, 0), (0, -n % batch)), mode="edge")
-
-    def one_batch(index):
-        spectrum = jnp.zeros((batch, *ring.shape), kernel.dtype)
-        spectrum = spectrum.at[jnp.arange(batch), index[0], index[1]].set(1.0)
-        psi = jnp.fft.ifft2(spectrum, norm="ortho")
-        return multislice(psi, specimen, kernel, lambda p, _: jnp.fft.fft2(p, norm="ortho")[:, inside[0], inside[1]])
-
-    waves = jax.lax.map(one_batch, jnp.moveaxis(padded.reshape(2, -1, batch), 1, 0))  # batches, exits, batch, k
-    waves = jnp.swapaxes(waves, 0, 1).reshape(waves.shape[1], -1, waves.shape[-1])[:, :n]
-    # An unbounded detector collects all but what the wave holds outside the ring: I − ⟨ψ_a|1 − D|ψ_b⟩.
-    seen = ring[inside] - lost
-    return lost * jnp.eye(n) + jnp.einsum("eak,k,ebk->eab", jnp.conj(waves), seen, waves)
+def _matrix(position, occupancy, plan, tables, kernel, detector, beams, grids, batch):
+    """H of one thermal configuration; detector: (weight − lost, indices within the band limit, lost)."""
+    weight, inside, lost = detector
+    medium = slab(position, occupancy, plan, tables)
+    waves, _ = scattering_matrix(medium, kernel, grids, beams, batch, lambda s: s[:, inside[0], inside[1]])
+    product = jnp.einsum("aek,k,bek->eab", jnp.conj(waves), weight, waves, precision=EXACT)
+    return lost * jnp.eye(beams.shape[1]) + product
 
 
 @eqx.filter_jit

@@ -16,9 +16,11 @@ from jaxtyping import Array, Complex, Float, Int
 
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms
-from ferrojax.errors import InputError, is_traced
+from ferrojax.detection.thickness import at_thickness
+from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, SliceTables, multislice, propagator, slab
+from ferrojax.multislice.propagation import EXACT
 from ferrojax.multislice.transmission import slice_transmission
 
 STENCIL = 1.6
@@ -26,25 +28,35 @@ STENCIL = 1.6
 
 
 def elastic_transmission(atoms: Atoms, plan: SlicePlan, tables: SliceTables) -> Complex[Array, "slices rows cols"]:
-    """<t(r)> of every slice over independent Gaussian displacements of its atoms (`thermal_rms`), band-limited.
+    """<t(r)> of every slice over independent Gaussian displacements of its sites (`thermal_rms`), band-limited.
 
-    The product over atoms of each one's own t, smeared: exact, where a smeared potential would lose the absorption.
+    The product over sites of each one's own t, smeared: exact, where a smeared potential would lose the absorption.
+    A partly occupied site is the average of its species, or of nothing, at their occupancies: what random composition
+    leaves of the elastic wave.
     """
     rms = atoms.thermal_rms if atoms.thermal_rms.ndim == 2 else atoms.thermal_rms[:, None] * jnp.ones(3)
     shape = plan.present.shape[1:]
     alone = np.eye(int(np.prod(shape))).reshape(-1, *shape)
 
+    site = jnp.arange(len(atoms.number)) if plan.site is None else plan.site
+    position, occupancy = plan.merged(atoms.position, atoms.occupancy)
+
     def one_slice(entry):
         index, present = entry
-        weight = atoms.occupancy[index] * present
+        weight = (occupancy[index] * present).ravel()
 
         def one_atom(pick):
-            t, _ = slice_transmission(tables, atoms.position[index][..., :2], weight * pick)
+            t, _ = slice_transmission(tables, position[index][..., :2], present * pick)
             ux, uy = (rms[index] * pick[..., None]).sum((0, 1))[:2]
             smear = jnp.exp(-2 * jnp.pi**2 * ((ux * tables.kx) ** 2 + (uy * tables.ky[:, None]) ** 2))
             return jnp.fft.ifft2(jnp.fft.fft2(t) * smear)
 
-        t = jnp.prod(jax.lax.map(one_atom, jnp.asarray(alone, rms.dtype)), axis=0)
+        change = weight[:, None, None] * (jax.lax.map(one_atom, jnp.asarray(alone, rms.dtype)) - 1)
+        home = jnp.where(present > 0, site[index], -1 - jnp.arange(present.size).reshape(shape)).ravel()
+        same = home[:, None] == home
+        first = jnp.argmax(same, axis=1) == jnp.arange(present.size)  # stands for its site
+        change = jnp.einsum("ab,byx->ayx", (same & first[:, None]).astype(change.dtype), change, precision=EXACT)
+        t = jnp.prod(1 + change, axis=0)
         return jnp.fft.ifft2(jnp.fft.fft2(t) * tables.carried)
 
     n = max(plan.exits)
@@ -144,24 +156,6 @@ def rocking_curves(
     )
 
 
-def at_thickness(curves: RockingCurves, thickness) -> Float[Array, "y x beams"]:
-    """Intensity at a continuous thickness (Å), by cubic interpolation between the four exit planes around it.
-
-    The exit planes must be equally spaced; at least four. Differentiable in thickness.
-    """
-    depth = np.array(curves.thickness)
-    if len(depth) < 4 or np.ptp(np.diff(depth)) > 1e-3:
-        raise InputError("thickness", depth, "needs at least four equally spaced exit planes", "plan them so")
-    if not is_traced(thickness) and not depth[0] <= float(thickness) <= depth[-1]:
-        raise InputError("thickness", thickness, "lies outside the exit planes", f"{depth[0]:.1f} to {depth[-1]:.1f} Å")
-    place = (jnp.asarray(thickness, curves.intensity.dtype) - depth[0]) / (depth[1] - depth[0])
-    first = jnp.clip(jnp.floor(place).astype(int) - 1, 0, len(depth) - 4)
-    x = place - first
-    weight = [jnp.prod(jnp.stack([(x - j) / (i - j) for j in range(4) if j != i])) for i in range(4)]
-    near = jax.lax.dynamic_slice_in_dim(curves.intensity, first, 4)
-    return jnp.tensordot(jnp.stack(weight), near, 1)
-
-
 def _spline_matrix(n: int) -> np.ndarray:
     """Values on n nodes to cubic B-spline coefficients (third difference zero next to both ends)."""
     a = np.diag(np.full(n, 4 / 6)) + np.diag(np.full(n - 1, 1 / 6), 1) + np.diag(np.full(n - 1, 1 / 6), -1)
@@ -204,10 +198,10 @@ def position_averaged_pattern(
     thickness: Å, continuous. semiangle: mrad. edge: rms width (mrad) of the Gaussian blur of the aperture's edge.
     All of them and k are differentiable; the directions must reach semiangle + 3 edge.
     """
-    values = at_thickness(curves, thickness)
+    values = at_thickness(curves.intensity, curves.thickness, thickness)
     n = values.shape[0]
     inverse = jnp.asarray(_spline_matrix(n), values.dtype)
-    coefficient = jnp.einsum("iy,jx,yxb->ijb", inverse, inverse, values)
+    coefficient = jnp.einsum("iy,jx,yxb->ijb", inverse, inverse, values, precision=EXACT)
     q = k[:, None] - jnp.asarray(curves.beam_angle, k.dtype)[overlap.beam]  # points, most, 2
     radius = jnp.sqrt((q**2).sum(-1) + 1e-12)
     opening = jax.scipy.special.ndtr((semiangle - radius) / edge) * jnp.asarray(overlap.present, k.dtype)

@@ -20,9 +20,14 @@ FLOP = 1.2e-11
 """Seconds per floating-point operation of a matrix product on the same machine."""
 GROUP = 4
 """Scan positions along each axis that share a window cropped out of their tile's region."""
-OFFSET = (0.25, 0.25)
-"""Of a window's frequencies, in steps: the probe's interference with its own images next door and across the corner
-then cancels, which is worth a window of about twice the size (the mean-value point of Baldereschi, 1973)."""
+HALVES = ((0.5, 0.0), (0.0, 0.5))
+"""Offsets (y, x) of a window's frequencies, in steps, over which is averaged: the probe's images next door count −1 on
+one grid and +1 on the other, so that their interference cancels, which is worth a window of about twice the size. Each
+grid is its own mirror image, so that a symmetric specimen gives symmetric patterns (a single grid offset by a quarter,
+the mean-value point of Baldereschi (1973), cancels as well but tells left from right: 1 pm in ABF, 0.3 in a pattern's
+Friedel asymmetry)."""
+PLAIN = ((0.0, 0.0),)
+"""A periodic box as it stands."""
 RIM = 1.5
 """Å at the edge of a region where the tails of atoms outside are missing: no window reaches there."""
 WORKING = 2**28
@@ -39,7 +44,9 @@ class RunPlan:
 
     route: "probes" or "matrix". grid: of the waves, a window or the whole box. tile: (rows, cols) of scan positions
     that share the transmission functions of a region; group: that share a window inside it. waves: sent through
-    the slices per tile. memory: what, in bytes, per device.
+    the slices per tile and run. offsets: (y, x) of the frequencies of the grids averaged, in steps. isolated: whether
+    the probe's images next door are kept from interfering with it; in a plain periodic box they do. memory: what, in
+    bytes, per device.
     """
 
     route: str
@@ -55,17 +62,28 @@ class RunPlan:
     slices: int
     configurations: int
     devices: int
+    offsets: tuple[tuple[float, float], ...]
+    isolated: bool
     memory: dict[str, int]
 
     @property
-    def by_configuration(self) -> bool:
-        """Whether devices take a thermal configuration each: the beams of one box cannot be shared out otherwise."""
-        return self.route == "matrix" and not self.windowed and self.devices > 1 and self.configurations > 1
+    def by_run(self) -> bool:
+        """Whether devices take a run each: the beams of one box cannot be shared out otherwise."""
+        return self.route == "matrix" and not self.windowed and self.devices > 1 and len(self.runs) > 1
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """(configuration, which of the offset grids) of every run: configurations take the grids in turn where that
+        serves all grids alike, else each takes all of them."""
+        grids = len(self.offsets)
+        if self.configurations % grids == 0:
+            return tuple((i, i % grids) for i in range(self.configurations))
+        return tuple((i, grid) for i in range(self.configurations) for grid in range(grids))
 
     @property
     def wave_slices(self) -> int:
         """Fourier-transform pairs that the whole run takes."""
-        return self.tiles * self.waves * self.slices * self.configurations
+        return self.tiles * self.waves * self.slices * len(self.runs)
 
     @property
     def seconds(self) -> float:
@@ -83,6 +101,7 @@ class RunPlan:
             f"{self.tiles} tile{'s' * (self.tiles > 1)} of {self.tile[1]} × {self.tile[0]} positions, "
             f"{self.waves} waves each in batches of {self.batch}, {self.slices} slices, "
             f"{self.configurations} configuration{'s' * (self.configurations > 1)}, "
+            f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}, "
             f"{self.devices} device{'s' * (self.devices > 1)}; memory {_size(total)} ({parts}); "
             f"{self.wave_slices:.2g} wave-slices, about {_time(self.seconds)} on two CPU cores"
         )
@@ -95,6 +114,7 @@ class Job:
     box: tuple[float, float]
     step: tuple[float, float]
     scan: tuple[int, int]
+    pixels: tuple[int, int]
     sampling: float | Grid
     fraction: float
     aperture: float
@@ -108,6 +128,8 @@ class Job:
     channels: int
     watched: bool
     devices: int
+    offsets: tuple[tuple[float, float], ...]
+    isolated: bool
 
 
 def choose(job: Job, window: float | None, route: str, batch: int | None, forced: bool = False) -> RunPlan:
@@ -138,7 +160,8 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
     """Tiles of about `edge` Å (None: one, with the whole box)."""
     if edge is None:
         grid = job.sampling if isinstance(job.sampling, Grid) else Grid.for_box(*job.box, job.sampling)
-        return _with_memory(job, route, Grid(grid.shape, grid.sampling), grid, job.scan, job.scan, batch)
+        grid = Grid(grid.shape, grid.sampling)
+        return _with_memory(job, route, grid, grid, job.scan, job.scan, batch)
     if window is None or isinstance(job.sampling, Grid):
         return None
     cropped = route == "probes" and job.period is not None
@@ -147,7 +170,7 @@ def _candidate(job: Job, route: str, window: float | None, edge: float | None, b
         return None
     y, x = axes
     region = Grid((y.region, x.region), (y.sampling, x.sampling))
-    grid = Grid((y.window, x.window), (y.sampling, x.sampling), OFFSET)
+    grid = Grid((y.window, x.window), (y.sampling, x.sampling))
     # Windows are cropped out of kept transmission functions: they must be kept in double precision too.
     stack = job.slices * region.shape[0] * region.shape[1] * 2 * (8 + 4 * job.watched)
     if (region.shape != grid.shape and stack > STACK_LIMIT) or (cropped and region.shape == grid.shape):
@@ -228,6 +251,8 @@ def _with_memory(
         slices=job.slices,
         configurations=job.configurations,
         devices=job.devices,
+        offsets=job.offsets,
+        isolated=job.isolated,
         memory=memory,
     )
 

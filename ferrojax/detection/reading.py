@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
-from ferrojax.crystal import Atoms
-from ferrojax.detection.detectors import CentreOfMass, Detector
+from ferrojax.detection.detectors import Detector
+from ferrojax.detection.request import Request
 from ferrojax.detection.response import Response, WeightedSum
-from ferrojax.errors import InputError, is_traced
+from ferrojax.detection.validity import FAST_FRACTION
+from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
@@ -20,15 +21,16 @@ from ferrojax.multislice import (
     band,
     propagator,
     return_rate,
-    slice_tables,
 )
 from ferrojax.optics import Probe, probe_spectrum
 
-FAST_FRACTION, FAST_CARRIED = 0.9, 0.95
-"""FastThermal's band limits of the wave and of t, as parts of Nyquist: products fold over, but only what was
-scattered twice far out, and it stays a loss or lands far out again."""
-CLEARANCE = 1.45
-"""FastThermal: the band limit must clear the inner angle by this factor to stay accurate to three percent."""
+FAST_CARRIED = 0.95
+"""FastThermal's band limit of t, as part of Nyquist: products fold over, but only what was scattered twice far out,
+and it stays a loss or lands far out again."""
+TAIL = 3.8
+"""Of the focal spread, in rms: what lies further out weighs 1e-4."""
+TRACED_NODES = 15
+"""Defoci for a focal spread or semi-angle that is traced, whose number cannot depend on them."""
 FINEST = 1500
 """Pixels along an axis of a diffraction pattern up to which detectors' edges are shared out; beyond, pixels are small.
 """
@@ -94,13 +96,16 @@ class Optics(eqx.Module):
     """What every probe of one simulation shares on its grid.
 
     spectrum: the probe at the origin for every node of the focal spread, on the detection grid.
-    propagate: the run's kernel, without tilt where every probe has its own.
+    propagate: the run's kernel, without tilt where every probe has its own. frequencies: (ky, kx) of the waves' grid,
+    seen_frequencies: of the detection grid, 1/Å: arrays, so that grids that differ in their offset share programs.
     """
 
     spectrum: Complex[Array, "nodes r c"]
     node_weight: Float[Array, " nodes"]
     propagate: Complex[Array, "rows cols"]
     readers: dict[str, Reader]
+    frequencies: tuple[Float[Array, " rows"], Float[Array, " cols"]]
+    seen_frequencies: tuple[Float[Array, " r"], Float[Array, " c"]]
     grid: Grid = eqx.field(static=True)
     seen: Grid = eqx.field(static=True)
 
@@ -115,58 +120,54 @@ class Optics(eqx.Module):
         return {name: reader(pattern, lost, beyond) for name, reader in self.readers.items()}
 
 
+def lost_angles(detectors: Mapping[str, Detector], reach: float) -> tuple[float, ...]:
+    """Finite outer angles (mrad) beyond the band limit, up to which lost norm is credited."""
+    return tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
+
+
 def prepare(
-    atoms: Atoms,
-    plan: SlicePlan,
-    grid: Grid,
-    region: Grid,
-    probe: Probe,
-    tilt: Float[Array, "2"],
-    detectors: Mapping[str, Detector],
-    thermal: ThermalModel,
-    transmission: str,
-    parametrization: str,
-    windowed: bool = False,
-) -> tuple[Optics, SliceTables]:
-    """Optics on the waves' grid, slice tables on the region's (eager); refuses detectors they cannot represent."""
-    fraction, taper, carried = run_band(thermal, transmission)
+    request: Request, plan: SlicePlan, grid: Grid, tilt: Float[Array, "2"], carried: SliceTables, isolated: bool
+) -> Optics:
+    """Optics on the waves' grid, offset included; `carried`: the slice tables of the run. Eager.
+
+    isolated: a window's pixels are wide, so that detectors' edges share out those that they cross.
+    """
+    probe, detectors, thermal = request.probe, request.detectors, request.thermal
+    fraction, taper, _ = run_band(thermal, request.numerics.transmission)
     limit = grid.band_limit(fraction, taper)
     reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
-    fast = isinstance(thermal, FastThermal)
-    check_reach(detectors, reach, fast, probe)
-    outers = tuple(sorted({d.outer for d in detectors.values() if d.takes_lost and reach < d.outer < np.inf}))
-    carry = region.band_limit(carried, taper)
-    tables = slice_tables(
-        plan.elements, region, probe.energy, transmission, carry, outers, parametrization=parametrization
-    )
+    outers = lost_angles(detectors, reach)
     seen = detection_grid(grid, fraction)
     inside = seen.k < fraction * grid.nyquist
-    offsets, weights = _focal_nodes(probe)
+    offsets, weights = focal_nodes(probe)
+    real = carried.carried.dtype
     readers = {}
     for name, d in detectors.items():
         lost, bounded = d.takes_lost and d.outer > reach, d.outer in outers
-        leaves = return_rate(atoms, probe.energy, reach, d.inner, d.outer) if bounded else 0.0
+        leaves = return_rate(request.atoms, probe.energy, reach, d.inner, d.outer) if bounded else 0.0
         readers[name] = Reader(
-            _windowed(d, seen, probe) if windowed else d.response(seen, probe.wavelength),
-            jnp.asarray(leaves, tables.carried.dtype),
+            _shared_out(d, seen, probe) if isolated else d.response(seen, probe.wavelength),
+            jnp.asarray(leaves, real),
             lost,
             outers.index(d.outer) if bounded else -1,
         )
+    bare, bare_seen = (Grid(g.shape, g.sampling) for g in (grid, seen))
     return Optics(
         spectrum=jnp.stack([probe_spectrum(probe, seen, o) for o in offsets]) * inside,
-        node_weight=jnp.asarray(weights, tables.carried.dtype),
+        node_weight=jnp.asarray(weights, real),
         propagate=propagator(grid, probe.energy, plan.slice_thickness, tilt, limit),
         readers=readers,
-        grid=grid,
-        seen=seen,
-    ), tables
+        frequencies=tuple(jnp.asarray(k, real) for k in grid.frequencies),  # pyright: ignore[reportArgumentType]
+        seen_frequencies=tuple(jnp.asarray(k, real) for k in seen.frequencies),  # pyright: ignore[reportArgumentType]
+        grid=bare,
+        seen=bare_seen,
+    )
 
 
-def _windowed(detector: Detector, grid: Grid, probe: Probe) -> Response:
+def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
     """The response of a detector on a window's wide pixels: those that its edges cross are shared out by area.
 
-    Pixels on the edge of the bright disc stay whole, because the aperture takes them whole; moments count from the
-    centroid of the incident beam, which an offset grid puts a little off zero.
+    Pixels on the edge of the bright disc stay whole, because the aperture takes them whole.
     """
     response = detector.response(grid, probe.wavelength)
     if not isinstance(response, WeightedSum):
@@ -185,38 +186,27 @@ def _windowed(detector: Detector, grid: Grid, probe: Probe) -> Response:
         pixel = probe.wavelength * 1e3 / min(grid.extent)
         near = np.abs(grid.k * probe.wavelength * 1e3 - float(probe.semiangle)) < pixel
         weights = jnp.where(near, response.weights, weights)
-    if isinstance(detector, CentreOfMass):
-        beam = jnp.abs(probe_spectrum(probe, grid)) ** 2
-        ky, kx = grid.frequencies
-        centroid = [(k * beam).sum() * probe.wavelength * 1e3 for k in (kx[None], ky[:, None])]
-        weights = weights.at[1:].add(-jnp.stack(centroid)[:, None, None] * weights[0])
     return WeightedSum(weights)
 
 
-def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, probe: Probe) -> None:
-    """Refuse angles that the grid's band limit (mrad) and the thermal model cannot represent."""
-    for name, d in detectors.items():
-        span = f"{name} {d.inner:g}–{d.outer:g} mrad"
-        if d.outer <= reach or (fast and d.takes_lost and d.inner * CLEARANCE <= reach):
-            continue
-        if fast and d.takes_lost:
-            remedy = f"use a sampling {reach / (d.inner * CLEARANCE):.2f} times this one, or FrozenPhonons"
-            raise InputError("detector", span, f"starts too close to the band limit of {reach:.0f} mrad", remedy)
-        remedy = (
-            f"use a sampling {reach / d.outer:.2f} times this one" if d.outer < np.inf else "give a finite outer angle"
-        )
-        remedy += ", or FastThermal" if d.takes_lost and not fast else ""
-        raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
-    semiangle = probe.semiangle
-    if not is_traced(semiangle) and float(semiangle) + probe.edge / 2 > reach:
-        remedy = f"use a sampling {reach / float(semiangle):.2f} times this one"
-        raise InputError("sampling", f"band limit {reach:.0f} mrad", "too coarse for the semi-angle", remedy)
+def focal_nodes(probe: Probe) -> tuple[list[Float[Array, ""] | float], Float[np.ndarray, " nodes"]]:
+    """Offsets of defocus (Å) and weights of the focal spread: an incoherent sum, never an envelope on the wave.
 
-
-def _focal_nodes(probe: Probe):
-    """Offsets of defocus and weights: Gauss–Hermite, an incoherent sum, never an envelope on the wave."""
+    Two beams of the aperture beat with a phase of at most p·x over a defocus of x times the rms, p = π·rms·α²/λ; the
+    trapezoidal rule integrates that against a Gaussian to 1e-3 while its step is below 2π/(p + TAIL).
+    """
     spread = probe.focal_spread
     if not is_traced(spread) and float(spread) == 0:
         return [0.0], np.ones(1)
-    x, w = np.polynomial.hermite_e.hermegauss(7)
-    return [spread * xi for xi in x], w / w.sum()
+    alpha = (probe.semiangle + probe.edge / 2) * 1e-3
+    beat = np.pi * spread * alpha**2 / probe.wavelength
+    if is_traced(beat):
+        count = TRACED_NODES
+        most = 2 * np.pi * (count - 1) / (2 * TAIL) - TAIL
+        problem = f"focal_spread: traced, it is summed over {count} defoci, which bear π·spread·α²/λ up to {most:.1f}"
+        spread = eqx.error_if(spread, beat > most, problem)
+    else:
+        count = int(np.ceil(2 * TAIL * (float(beat) + TAIL) / (2 * np.pi))) + 1
+    x = np.linspace(-TAIL, TAIL, count)
+    weight = np.exp(-(x**2) / 2)
+    return [spread * at for at in x], weight / weight.sum()

@@ -6,6 +6,7 @@ scattering matrix of PRISM without interpolation, exact for the window). It pays
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,8 +17,9 @@ from jaxtyping import Array, Complex, Float, Int
 from ferrojax.detection.reading import Optics, Signals, crop, embed
 from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, SliceTables, slab, transport
-from ferrojax.multislice.propagation import BLOCK, Slab, tilt_ramp
+from ferrojax.multislice.propagation import BLOCK, EXACT, Slab, Watch, tilt_ramp
 
+Read = Callable[[Complex[Array, "batch r c"]], Any]
 KEPT_WAVES = 3 * 2**29
 """Bytes of waves that reverse mode may keep between batches; beyond that, each batch is computed again, which takes
 another forward pass."""
@@ -94,6 +96,28 @@ def _cropped(medium: Slab, corner: Int[Array, "2"], grid: Grid) -> Slab:
     return eqx.tree_at(lambda m: m.stack, medium, jax.tree.map(window, medium.stack))
 
 
+def scattering_matrix(
+    medium: Slab, propagate: Complex[Array, "rows cols"], grids: tuple[Grid, Grid], beams: Int[Array, "2 beams"],
+    batch: int, read: Read, watch: Watch | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """What `read` makes of the exit waves of the aperture's plane waves of unit norm; (beams, planes, ...).
+
+    grids: of the waves and of detection; beams: (row, col) on the latter. The second result is what `watch` saw,
+    (beams, slices, ...).
+    """
+    grid, seen = grids
+    rows, cols = seen.shape
+    pixels = grid.shape[0] * grid.shape[1]
+
+    def one_batch(index):
+        flat = jax.nn.one_hot(index[:, 0] * cols + index[:, 1], rows * cols, dtype=propagate.dtype)
+        wave = embed(flat.reshape(-1, rows, cols), grid) * pixels**0.5
+        waves, watched = transport(wave, medium, propagate, lambda s, _: read(crop(s, seen) / pixels**0.5), watch)
+        return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (waves, watched))
+
+    return _in_batches(one_batch, beams.T, batch)
+
+
 def matrix_signals(
     specimen: Specimen,
     plan: SlicePlan,
@@ -106,30 +130,20 @@ def matrix_signals(
     exits, planes = plan.exits, _planes(plan, optics.loses)
     plan = dataclasses.replace(plan, exits=planes)
     medium = slab(specimen.position, specimen.occupancy, plan, specimen.tables)
-    pixels = optics.grid.shape[0] * optics.grid.shape[1]
     rows, cols = optics.seen.shape
     local = None if specimen.tables.beyond is None else _LocalLoss.of(specimen.tables, optics)
-
-    def one_batch(index):
-        flat = jax.nn.one_hot(index[:, 0] * cols + index[:, 1], rows * cols, dtype=optics.spectrum.dtype)
-        wave = embed(flat.reshape(-1, rows, cols), optics.grid) * pixels**0.5
-
-        def read(spectrum, _):
-            return crop(spectrum, optics.seen) / pixels**0.5
-
-        watch = None if local is None else local.at_atoms
-        waves, seen = transport(wave, medium, optics.propagate, read, watch)
-        return jnp.swapaxes(waves, 0, 1), None if seen is None else jnp.swapaxes(seen, 0, 1)
-
+    grids = optics.grid, optics.seen
     # (beams, planes, r, c) and (beams, slices, edges, kinds, most)
-    matrix, at_atoms = _in_batches(one_batch, beams.T, batch)
+    watch = None if local is None else local.at_atoms
+    matrix, at_atoms = scattering_matrix(medium, optics.propagate, grids, beams, batch, lambda s: s, watch)
     asked = np.searchsorted(planes, exits)
 
     def one_node(coefficient):
-        pattern = jnp.abs(jnp.einsum("pb,bekl->pekl", coefficient, matrix)) ** 2
+        pattern = jnp.abs(jnp.einsum("pb,bekl->pekl", coefficient, matrix, precision=EXACT)) ** 2
         beyond = []
         if local is not None:
-            beyond.append(local.beyond(jnp.einsum("pb,bsgem->psgem", coefficient, at_atoms), medium))
+            amplitude = jnp.einsum("pb,bsgem->psgem", coefficient, at_atoms, precision=EXACT)
+            beyond.append(local.beyond(amplitude, medium))
         if optics.loses:
             beyond.append(_lost_path(pattern, planes, plan.slice_thickness)[..., None])
         none = jnp.zeros((*pattern.shape[:2], 0), pattern.dtype)
@@ -174,37 +188,44 @@ class _LocalLoss(eqx.Module):
     """What is scattered beyond outer angles, from the waves at the atoms alone.
 
     ∫|ψ|²μ ≈ σ|ψ̄|² with σ = ∫μ and ψ̄ the wave at the atom, smoothed by μ's own shape: exact in the second moment
-    of μ where |ψ| has its maximum, and linear in the wave, so that it passes through the scattering matrix.
+    of μ where |ψ| has its maximum, and linear in the wave, so that it passes through the scattering matrix. The shape
+    is that of a whole atom, σ that of its occupancy.
     """
 
     smooth: Float[Array, "edges kinds r c"]
-    total: Float[Array, "edges kinds"]
-    grid: Grid = eqx.field(static=True)
+    total: Float[Array, "edges shares kinds"]
+    frequencies: tuple[Float[Array, " r"], Float[Array, " c"]]
+    tables: SliceTables
+    pixels: int = eqx.field(static=True)
     seen: Grid = eqx.field(static=True)
 
     @staticmethod
     def of(tables: SliceTables, optics: Optics) -> "_LocalLoss":
         assert tables.beyond is not None
         total = tables.beyond[..., 0, 0]
-        return _LocalLoss(crop(tables.beyond, optics.seen) / total[..., None, None], total, optics.grid, optics.seen)
+        smooth = crop(tables.beyond[:, -1], optics.seen) / total[:, -1, :, None, None]
+        pixels = optics.grid.shape[0] * optics.grid.shape[1]
+        return _LocalLoss(smooth, total, optics.seen_frequencies, tables, pixels, optics.seen)
 
     def at_atoms(self, spectrum: Complex[Array, "batch rows cols"], atoms) -> Complex[Array, "batch edges kinds most"]:
         xy, _ = atoms
-        ky, kx = (jnp.asarray(k, xy.dtype) for k in self.seen.frequencies)
+        ky, kx = self.frequencies
         ex, ey = jnp.exp(2j * jnp.pi * xy[..., 0, None] * kx), jnp.exp(2j * jnp.pi * xy[..., 1, None] * ky)
         smooth = crop(spectrum, self.seen)[:, None, None] * self.smooth
-        rows = jnp.einsum("bgekl,eml->bgekm", smooth, ex)
-        return jnp.einsum("bgekm,emk->bgem", rows, ey) / (self.grid.shape[0] * self.grid.shape[1])
+        rows = jnp.einsum("bgekl,eml->bgekm", smooth, ex, precision=EXACT)
+        return jnp.einsum("bgekm,emk->bgem", rows, ey, precision=EXACT) / self.pixels
 
     def beyond(self, amplitude, medium: Slab) -> Float[Array, "batch exits edges"]:
         """amplitude: (batch, slices, edges, elements, most)."""
-        loss = jnp.einsum("psgem,ge,sem->psg", jnp.abs(amplitude) ** 2, self.total, medium.weight)
+        weight = self.tables.share_weights(medium.weight)
+        rate = jnp.einsum("gwe,wsem->sgem", self.total, weight, precision=EXACT)
+        loss = jnp.einsum("psgem,sgem->psg", jnp.abs(amplitude) ** 2, rate, precision=EXACT)
         return jnp.cumsum(loss, 1)[:, np.array(medium.exits) - 1]
 
 
 def _ramp(optics: Optics, xy: Float[Array, "batch 2"]) -> Complex[Array, "batch r c"]:
     """exp(−2πi k·r): moves a probe from the corner to xy."""
-    ky, kx = (jnp.asarray(k, xy.dtype) for k in optics.seen.frequencies)
+    ky, kx = optics.seen_frequencies
     x = jnp.exp(-2j * jnp.pi * xy[:, 0, None] * kx)
     y = jnp.exp(-2j * jnp.pi * xy[:, 1, None] * ky)
     return y[:, :, None] * x[:, None, :]
@@ -212,7 +233,7 @@ def _ramp(optics: Optics, xy: Float[Array, "batch 2"]) -> Complex[Array, "batch 
 
 def _tilted(optics: Optics, plan: SlicePlan, tilt: Float[Array, "batch 2"]) -> Complex[Array, "batch rows cols"]:
     """The run's kernel with the ramp of every probe's own tilt."""
-    return optics.propagate * tilt_ramp(optics.grid, plan.slice_thickness, tilt)
+    return optics.propagate * tilt_ramp(optics.frequencies, plan.slice_thickness, tilt)
 
 
 def _in_batches(function, items, batch: int):

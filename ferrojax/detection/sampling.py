@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ferrojax.detection.scan import Scan
 from ferrojax.errors import InputError, is_traced
+from ferrojax.multislice.propagation import EXACT
 from ferrojax.optics import Probe
 
 MARGIN = 1.5
@@ -32,9 +33,9 @@ class ScanSampling(eqx.Module):
     def resample(self, signal: Float[Array, "rows cols *rest"]) -> Float[Array, "rows_out cols_out *rest"]:
         """From the computed positions to the scan's pixels."""
         if self.rows is not None:
-            signal = jnp.tensordot(self.rows, signal, 1)
+            signal = jnp.tensordot(self.rows, signal, 1, precision=EXACT)
         if self.cols is not None:
-            signal = jnp.moveaxis(jnp.tensordot(self.cols, signal, ((1,), (1,))), 0, 1)
+            signal = jnp.moveaxis(jnp.tensordot(self.cols, signal, ((1,), (1,)), precision=EXACT), 0, 1)
         return signal
 
 
@@ -70,7 +71,8 @@ def _axis(start: float, span: float, count: int, period: float, reach: float, so
         q = np.arange(-(nyquist // 2), nyquist // 2 + 1) / period
         series = np.cos(2 * np.pi * q[None, None] * (pixel[:, None] - at[None])[..., None])
         weight = jnp.exp(-2 * (jnp.pi * source * q) ** 2) if source is not None else np.ones(nyquist)
-        return at, jnp.asarray(series, jnp.result_type(float)) @ jnp.asarray(weight) / nyquist
+        series = jnp.asarray(series, jnp.result_type(float))
+        return at, jnp.matmul(series, jnp.asarray(weight, series.dtype), precision=EXACT) / nyquist
     if source is None:
         return pixel, None
     return _with_margin(pixel, abs(step), reach, source)

@@ -1,9 +1,11 @@
 """simulate: atoms, probe, scan and detectors in, images out."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import equinox as eqx
 import jax
@@ -12,29 +14,36 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ferrojax.crystal import Atoms, check_atoms
+from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
-from ferrojax.detection.plan import Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, prepare, run_band
+from ferrojax.detection.numerics import NumericOptions, Numerics
+from ferrojax.detection.plan import HALVES, PLAIN, Job, RunPlan, choose
+from ferrojax.detection.reading import Optics, Signals, focal_nodes, lost_angles, prepare, run_band
+from ferrojax.detection.request import Request
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
+from ferrojax.detection.validity import check_combination, check_reach, fast_sampling
 from ferrojax.detection.windows import Tiles, cut_tiles, lattice_period, whole_box, window_size
-from ferrojax.errors import InputError, is_traced
+from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
+    SliceTables,
     ThermalModel,
     aligned_slices,
+    configuration,
     configurations,
-    displaced_positions,
+    draws_composition,
+    is_partial,
     plan_slices,
+    slice_tables,
 )
 from ferrojax.optics import Probe
 
-SAMPLING, FAST_SAMPLING = 0.045, 0.1
-"""Default ceilings in Å per pixel: for explicit detectors, and for FastThermal."""
+SAMPLING = 0.045
+"""Default ceiling in Å per pixel for explicit detectors; FastThermal finds its own (`fast_sampling`)."""
 SLICE = 2.1
 """Default ceiling of the slice thickness in Å. FastThermal bears slices of one cell for intensities, not for shifts."""
 LONG = 60.0
@@ -48,70 +57,51 @@ def simulate(
     detectors: Mapping[str, Detector],
     *,
     thermal: ThermalModel = None,
-    tilt=(0.0, 0.0),
+    tilt: Any = (0.0, 0.0),
     thicknesses: Sequence[float] | None = None,
-    sampling: float | Grid | None = None,
-    slice_thickness: float | None = None,
-    transmission: str = "renormalised",
-    parametrization: str = "lobato",
-    window: float | str | None = "auto",
-    route: str = "auto",
     plan: SlicePlan | None = None,
-    batch: int | None = None,
     devices: Sequence[Any] | None = None,
+    **numerics: Unpack[NumericOptions],
 ) -> dict[str, Any]:
     """Scan a probe over a specimen and record every detector from one propagation.
 
     Returns name -> Image (DiffractionScan for a PixelatedDetector), .data (rows, cols) or, with `thicknesses` (Å),
-    (thickness, rows, cols), as a fraction of the incident beam; .standard_error over thermal configurations where
-    there are at least two.
+    (thickness, rows, cols), as a fraction of the incident beam; .thickness, the depths (Å) of the slice edges where
+    they were read; .standard_error over thermal configurations where there are at least two.
 
+    thermal: None (at rest), FrozenPhonons(n, seed) or FastThermal(n, seed); each configuration also draws who sits on
+    partly occupied sites. Without one, and where occupancies are traced, their phases are weighted instead.
     tilt: mrad (x, y), abTEM's sign: a positive tx makes columns lean towards −x with depth; one for the run, or
-    (rows, cols, 2), one a position. sampling: a ceiling in Å per pixel, or a Grid of the whole box. slice_thickness:
-    a ceiling in Å (None: 2.1, in step with the atomic layers). window: Å of specimen that every probe sees around it
-    ("auto": chosen for an error of about 0.5 %, 1.2 % for a ring that starts at the bright disc's edge; None: the whole
-    periodic box, which is also taken where positions, scan or semi-angle are traced, or defocus under "auto").
-    route: "probes", "matrix" (the aperture's plane waves once, for any number of positions) or "auto", the cheaper.
-    batch: waves propagated together (None: from the memory plan). devices: share the work (None: all local ones).
+    (rows, cols, 2), one a position. devices: share the work (None: all local ones). Numerical settings, each with a
+    good default (`Numerics`): sampling, slice_thickness, transmission, parametrization, window, route, batch.
+
+    Every probe sees `window` Å of specimen around it ("auto": for an error of about 0.5 %, 1.2 % for a ring that
+    starts at the bright disc's edge); a smaller box is repeated. With window=None the periodic box is computed as it
+    stands, and so it is under a traced semi-angle, with a warning where it is small, and on a Grid given as sampling.
+    Windows average two grids of frequencies: thermal configurations take them in turn where their number is even,
+    else each is run on both.
+
     Pass a `plan` (`plan_slices`) when positions are traced; positions, occupancy, thermal rms, tilt, probe and scan
     are differentiable. Errors: InputError for detectors, sampling or memory that cannot hold the run, before it.
     """
     with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
-        run, slices = _plan(
-            atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
-            route, plan, batch, devices,
-        )  # fmt: skip
-        sampled = scan_sampling(scan, probe, atoms.box[:2], np.ndim(tilt) > 1)
-        tiles = _tiles(run, slices, atoms, sampled)
-    if run.seconds > LONG and not is_traced(atoms.position):
-        print(run, file=sys.stderr)
-    tilt = jnp.asarray(tilt, jnp.result_type(float))
-    common = tilt if tilt.ndim == 1 else jnp.zeros(2)
-    optics, tables = prepare(
-        atoms, slices, run.grid, run.region, probe, common, detectors, thermal, transmission,
-        parametrization, run.windowed,
-    )  # fmt: skip
-    shared = _Shared(optics, atoms.occupancy, tables, _beams(run, optics, probe))
-    own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
-    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
-    lanes = run.devices if run.by_configuration else 1
-    mesh = _mesh(run, devices)
-
-    def signals(positions):
-        """Of as many configurations as there are lanes; name -> (lanes, exits, rows, cols, *channels)."""
-        out = _run((tiles.plan, xy, own_tilt, tiles.corner), positions, shared, run.route, run.batch, mesh, lanes > 1)
-        shape = sampled.position.shape[:2]
-
-        def image(s):
-            s = s.reshape(-1, *s.shape[3:])[tiles.where]
-            return jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0)
-
-        return [jax.tree.map(lambda s: image(s[i]), out) for i in range(lanes)]  # noqa: B023
-
-    mean, error = _average(_each_configuration(signals, atoms, thermal, lanes), thermal)
-    keep = slice(None) if len(slices.exits) > 1 or thicknesses is not None else 0
+        settings = Numerics.of(numerics)
+        request = Request.of((atoms, probe, scan, detectors), thermal, tilt, thicknesses, settings, plan, devices)
+        layout = _laid_out(request)
+        run = layout.run
+        if run.seconds > LONG and not is_traced(atoms.position):
+            print(run, file=sys.stderr)
+        tables = _tables(layout.request, layout.slices, run)
+        tiles = _tiles(layout)
+    signals = partial(_signals, layout, tiles, _Shared(_beam(layout, tables), tables))
+    mean, error = _average(_each_configuration(signals, layout), thermal)
+    depths = layout.slices.depths
+    keep = slice(None) if len(depths) > 1 or thicknesses is not None else 0
     return {
-        name: d.result(mean[name][keep], None if error is None else error[name][keep], scan.sampling, name)
+        name: replace(
+            d.result(mean[name][keep], None if error is None else error[name][keep], scan.sampling, name),
+            thickness=depths,
+        )
         for name, d in detectors.items()
     }
 
@@ -123,125 +113,189 @@ def plan_simulation(
     detectors: Mapping[str, Detector],
     *,
     thermal: ThermalModel = None,
-    tilt=(0.0, 0.0),
+    tilt: Any = (0.0, 0.0),
     thicknesses: Sequence[float] | None = None,
-    sampling: float | Grid | None = None,
-    slice_thickness: float | None = None,
-    transmission: str = "renormalised",
-    window: float | str | None = "auto",
-    route: str = "auto",
-    batch: int | None = None,
+    plan: SlicePlan | None = None,
     devices: Sequence[Any] | None = None,
+    **numerics: Unpack[NumericOptions],
 ) -> RunPlan:
     """What `simulate` would do with the same arguments, and the memory it takes; nothing is computed."""
-    return _plan(
-        atoms, probe, scan, detectors, thermal, tilt, thicknesses, sampling, slice_thickness, transmission, window,
-        route, None, batch, devices,
-    )[0]  # fmt: skip
+    return _laid_out(
+        Request.of((atoms, probe, scan, detectors), thermal, tilt, thicknesses, Numerics.of(numerics), plan, devices)
+    ).run
 
 
-def _plan(
-    atoms: Atoms, probe: Probe, scan: Scan, detectors: Mapping[str, Detector], thermal: ThermalModel, tilt,
-    thicknesses, sampling, slice_thickness: float | None, transmission: str, window, route: str,
-    plan: SlicePlan | None, batch, devices,
-) -> tuple[RunPlan, SlicePlan]:  # fmt: skip
-    if not detectors:
-        raise InputError("detectors", dict(detectors), "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
-    if route not in ("auto", "probes", "matrix"):
-        raise InputError("route", route, "unknown", 'choose "auto", "probes" or "matrix"')
-    _check_choices(window, batch, tilt)
-    traced = is_traced(atoms.position)
-    if traced and plan is None:
-        raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
-    check_atoms(atoms)
-    slices = plan
+class _Layout(eqx.Module):
+    """A request made ready: the specimen as it is sent through, its slices, the positions to compute, the plan."""
+
+    request: Request
+    slices: SlicePlan
+    sampled: ScanSampling
+    run: RunPlan = eqx.field(static=True)
+
+    @property
+    def lanes(self) -> int:
+        """Configurations computed at a time."""
+        return self.run.devices if self.run.by_run else 1
+
+
+def _laid_out(request: Request) -> _Layout:
+    check_combination(request)
+    atoms, probe, numerics = request.atoms, request.probe, request.numerics
+    sampled = scan_sampling(request.scan, probe, atoms.box[:2], request.tilt.ndim > 1)
+    slices = request.plan
     if slices is None:
-        step = aligned_slices(atoms, SLICE) if slice_thickness is None else slice_thickness
-        slices = plan_slices(atoms, step, thicknesses)
-    tilt_shape = np.shape(tilt)
-    if tilt_shape not in ((2,), (*scan.shape, 2)):
-        raise InputError("tilt", tilt_shape, f"needs (x, y) in mrad, or one for each of {scan.shape}", "e.g. (3.0, 0)")
-    if len(tilt_shape) > 1 or is_traced(probe.semiangle):
-        if route == "matrix":
-            raise InputError("route", route, "takes one tilt and a fixed semi-angle", 'use route="probes"')
+        step = numerics.slice_thickness
+        step = aligned_slices(atoms, SLICE) if step is None else step
+        slices = plan_slices(atoms, step, request.thicknesses)
+    window = _window(request, slices)
+    if window is not None:
+        nx, ny = (max(1, int(np.ceil(window / side - 1e-9))) for side in atoms.box[:2])
+        if nx * ny > 1:
+            slices = slices.repeated(nx, ny, len(atoms.number))
+            request = eqx.tree_at(lambda r: r.atoms, request, atoms.repeated(nx, ny, 1))
+    job = _job(request, slices, sampled, window)
+    route = numerics.route
+    if request.tilt.ndim > 1 or is_traced(probe.semiangle):
         route = "probes"
+    fixed = is_traced(request.atoms.position) or is_traced(sampled.position)
+    run = choose(job, None if fixed else window, route, numerics.batch, numerics.window != "auto")
+    reach = run_band(request.thermal, numerics.transmission)[0] * run.grid.nyquist * probe.wavelength * 1e3
+    check_reach(request.detectors, reach, isinstance(request.thermal, FastThermal), probe)
+    return _Layout(request, slices, sampled, run)
+
+
+def _window(request: Request, slices: SlicePlan) -> float | None:
+    """Å of specimen that every probe sees around it; None: the periodic box as it stands."""
+    probe, window = request.probe, request.numerics.window
+    if isinstance(request.numerics.sampling, Grid) or window is None:
+        return None
+    if window != "auto":
+        return float(window)
+    if is_traced(probe.semiangle):
+        side = min(request.atoms.box[:2])
+        if side < LARGE:
+            warnings.warn(
+                f"simulate: a traced semi-angle leaves the window open, so that the periodic box of {side:.1f} Å is "
+                "computed as it stands, in which neighbouring probes interfere; pass window=None, or a window in Å",
+                UserWarning,
+                stacklevel=4,
+            )
+        return None
+    return window_size(probe, slices.depths[-1])
+
+
+LARGE = 20.0
+"""Å: sides of a periodic box from which the probe's images next door hardly matter."""
+
+
+def _job(request: Request, slices: SlicePlan, sampled: ScanSampling, window: float | None) -> Job:
+    atoms, probe, detectors, thermal = request.atoms, request.probe, request.detectors, request.thermal
+    sampling = request.numerics.sampling
     if sampling is None:
-        sampling = FAST_SAMPLING if isinstance(thermal, FastThermal) else SAMPLING
-    forced = window != "auto"
-    if traced or any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle)):
-        window = None
-    elif window == "auto":
-        depth = slices.exits[-1] * slices.slice_thickness
-        window = None if is_traced(probe.defocus) else window_size(probe, depth)
-    wide = window is not None and min(atoms.box[:2]) > window
-    period = lattice_period(atoms) if wide else None
-    job = _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices)
-    return choose(job, window, route, batch, forced), slices  # pyright: ignore[reportArgumentType]
-
-
-def _check_choices(window: Any, batch, tilt) -> None:
-    """Refuse windows, batches and tilts that mean nothing."""
-    number = isinstance(window, int | float | np.number) and not isinstance(window, bool)
-    if window is not None and window != "auto" and not (number and 0 < float(window) < np.inf):
-        raise InputError("window", window, 'must be positive, in Å, "auto" or None', "e.g. 20.0")
-    if batch is not None and not (batch >= 1 and int(batch) == batch):
-        raise InputError("batch", batch, "must be a whole number from 1", "leave it out to take the plan's")
-    known = not any(is_traced(t) for t in jax.tree.leaves(tilt))
-    if known and not np.isfinite(np.asarray(tilt, float)).all():
-        raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
-
-
-def _job(atoms, probe, scan, detectors, thermal, tilt_shape, slices, sampling, transmission, period, devices) -> Job:
-    sampled = scan_sampling(scan, probe, atoms.box[:2], len(tilt_shape) > 1)
+        fast = isinstance(thermal, FastThermal)
+        sampling = fast_sampling(detectors, probe.wavelength) if fast else SAMPLING
     shape = sampled.position.shape[:2]
-    traced = is_traced(sampled.position)
-    corner = None if traced else np.asarray(sampled.position, float)
     step = (0.0, 0.0)
-    if corner is not None:
+    if not is_traced(sampled.position):
+        corner = np.asarray(sampled.position, float)
         dx = abs(corner[0, 1, 0] - corner[0, 0, 0]) if shape[1] > 1 else 0.0
         dy = abs(corner[1, 0, 1] - corner[0, 0, 1]) if shape[0] > 1 else 0.0
         step = (float(dx), float(dy))
     semiangle = 0.0 if is_traced(probe.semiangle) else float(probe.semiangle)
-    spread = is_traced(probe.focal_spread) or float(probe.focal_spread) > 0
+    wide = window is not None and min(atoms.box[:2]) > window and not is_traced(atoms.position)
     area = atoms.box[0] * atoms.box[1]
     return Job(
         box=atoms.box[:2],
         step=step,
         scan=(shape[0], shape[1]),
+        pixels=request.scan.shape,
         sampling=sampling,
-        fraction=run_band(thermal, transmission)[0],
+        fraction=run_band(thermal, request.numerics.transmission)[0],
         aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,
-        nodes=7 if spread else 1,
+        nodes=len(focal_nodes(probe)[1]),
         slices=slices.exits[-1],
         exits=len(slices.exits),
         configurations=configurations(thermal),
         kinds=slices.index.shape[-2],
-        period=period,
+        period=lattice_period(atoms) if wide else None,
         atoms_per_area=len(atoms.number) / slices.index.shape[0] / area,
         channels=sum(int(np.prod(d.channels)) for d in detectors.values()),
         watched=isinstance(thermal, FastThermal),
-        devices=len(jax.local_devices() if devices is None else devices),
+        devices=len(jax.local_devices() if request.devices is None else request.devices),
+        offsets=(sampling.offset,) if isinstance(sampling, Grid) else PLAIN if window is None else HALVES,
+        isolated=window is not None,
     )
 
 
-def _tiles(run: RunPlan, slices: SlicePlan, atoms: Atoms, sampled: ScanSampling) -> Tiles:
+def _tables(request: Request, slices: SlicePlan, run: RunPlan) -> SliceTables:
+    """Slice tables on the region's grid."""
+    numerics, thermal, energy = request.numerics, request.thermal, request.probe.energy
+    fraction, taper, carried = run_band(thermal, numerics.transmission)
+    reach = fraction * run.grid.nyquist * request.probe.wavelength * 1e3
+    return slice_tables(
+        slices.elements,
+        run.region,
+        energy,
+        numerics.transmission,
+        run.region.band_limit(carried, taper),
+        lost_angles(request.detectors, reach),
+        parametrization=numerics.parametrization,
+        partial=is_partial(request.atoms) and not draws_composition(request.atoms, thermal),
+    )
+
+
+class _Beam(eqx.Module):
+    """Optics on every averaged grid, stacked, and on the matrix route the plane waves (grids, 2, beams) inside the
+    aperture."""
+
+    optics: Optics
+    beams: Any
+
+
+def _beam(layout: _Layout, tables: SliceTables) -> _Beam:
+    request, run = layout.request, layout.run
+    tilt = request.tilt if request.tilt.ndim == 1 else jnp.zeros(2)
+    grids = [Grid(run.grid.shape, run.grid.sampling, offset) for offset in run.offsets]
+    optics = [prepare(request, layout.slices, grid, tilt, tables, run.isolated) for grid in grids]
+    together = jax.tree.map(lambda *a: jnp.stack(a), *optics)
+    if run.route == "probes":
+        return _Beam(together, None)
+    limit = (float(request.probe.semiangle) + request.probe.edge / 2) * 1e-3 / request.probe.wavelength
+    radius = [Grid(o.seen.shape, o.seen.sampling, offset).k for o, offset in zip(optics, run.offsets, strict=True)]
+    # From the angles alone, because the spectrum may be traced; as many on every grid, so that they share a program:
+    # a beam outside the aperture weighs nothing.
+    count = max(int((k < limit * (1 + 1e-6)).sum()) for k in radius)
+    inside = [np.unravel_index(np.sort(np.argsort(k, axis=None, kind="stable")[:count]), k.shape) for k in radius]
+    return _Beam(together, jnp.asarray(np.array(inside)))
+
+
+def _tiles(layout: _Layout) -> Tiles:
+    run, slices, position = layout.run, layout.slices, layout.sampled.position
     if run.windowed:
         return cut_tiles(
-            slices, atoms, np.asarray(sampled.position, float), run.tile, run.group, run.region, run.grid, run.devices
-        )
-    parts = 1 if run.by_configuration else run.devices
-    return whole_box(slices, sampled.position.shape[0] * sampled.position.shape[1], parts)
+            slices, layout.request.atoms, np.asarray(position, float), run.tile, run.group, run.region, run.grid,
+            run.devices,
+        )  # fmt: skip
+    parts = 1 if run.by_run else run.devices
+    return whole_box(slices, position.shape[0] * position.shape[1], parts)
 
 
-def _beams(run: RunPlan, optics: Optics, probe: Probe) -> Int[Array, "2 beams"] | None:
-    """Indices (row, col) on the detection grid of the plane waves inside the aperture.
+def _signals(layout: _Layout, tiles: Tiles, shared: "_Shared", runs: list[tuple[Array, Array, Array]]) -> list[Signals]:
+    """Of as many runs (position, occupancy, grid) as there are lanes; name -> (exits, rows, cols, *channels)."""
+    run, sampled, tilt = layout.run, layout.sampled, layout.request.tilt
+    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
+    own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
+    where = (tiles.plan, xy, own_tilt, tiles.corner)
+    mesh, shape = _mesh(run, layout.request.devices), sampled.position.shape[:2]
+    position, occupancy, grid = (jnp.stack(a) for a in zip(*runs, strict=True))
+    out = _run(where, (position, occupancy, grid), shared, run.route, run.batch, mesh, len(runs) > 1)
 
-    From the angles alone, because the spectrum may be traced; one beam too many only costs time.
-    """
-    if run.route == "probes":
-        return None
-    limit = (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength
-    return jnp.asarray(np.stack(np.nonzero(optics.seen.k < limit * (1 + 1e-6))))
+    def image(s):
+        s = s.reshape(-1, *s.shape[3:])[tiles.where]
+        return jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0)
+
+    return [jax.tree.map(lambda s: image(s[i]), out) for i in range(len(runs))]  # noqa: B023
 
 
 def _mesh(run: RunPlan, devices) -> Mesh | None:
@@ -252,51 +306,59 @@ def _mesh(run: RunPlan, devices) -> Mesh | None:
 class _Shared(eqx.Module):
     """What every tile of every configuration uses."""
 
-    optics: Optics
-    occupancy: Float[Array, " atoms"]
-    tables: Any
-    beams: Any
+    beam: _Beam
+    tables: SliceTables
 
 
 @eqx.filter_jit
 def _run(
-    tiles, positions: Float[Array, "lanes atoms 3"], shared: _Shared, route: str, batch: int, mesh, by_configuration
-) -> Signals:
-    """Every tile of every configuration given; name -> (lanes, tiles, groups, most, exits, *channels)."""
+    tiles, lanes: tuple[Float[Array, "lanes atoms 3"], Float[Array, "lanes atoms"], Int[Array, " lanes"]],
+    shared: _Shared, route: str, batch: int, mesh, by_run,
+) -> Signals:  # fmt: skip
+    """Every tile of every run given; name -> (lanes, tiles, groups, most, exits, *channels)."""
 
-    def one_tile(shared, position, tile):
+    def one_tile(specimen, beam, tile):
         plan, xy, tilt, corner = tile
-        specimen = Specimen(position, shared.occupancy, shared.tables)
         if route == "matrix":
-            signals = matrix_signals(specimen, plan, shared.optics, xy.reshape(-1, 2), shared.beams, batch)
+            signals = matrix_signals(specimen, plan, beam.optics, xy.reshape(-1, 2), beam.beams, batch)
             return jax.tree.map(lambda s: s.reshape(*xy.shape[:2], *s.shape[1:]), signals)
-        return probe_signals(specimen, plan, shared.optics, xy, tilt, corner, batch)
+        return probe_signals(specimen, plan, beam.optics, xy, tilt, corner, batch)
 
-    def everything(tiles, positions, shared):
-        def one_configuration(position):
-            return jax.lax.map(partial(one_tile, shared, position), tiles)
+    def everything(tiles, lanes, shared):
+        def one_run(lane):
+            position, occupancy, grid = lane
+            beam = jax.tree.map(lambda a: a[grid], shared.beam)
+            return jax.lax.map(partial(one_tile, Specimen(position, occupancy, shared.tables), beam), tiles)
 
-        return jax.lax.map(one_configuration, positions)
+        return jax.lax.map(one_run, lanes)
 
     if mesh is not None:
         first, second, none = PartitionSpec("devices"), PartitionSpec(None, "devices"), PartitionSpec()
-        split = (none, first) if by_configuration else (first, none)
+        split = (none, first) if by_run else (first, none)
         everything = jax.shard_map(
             everything,
             mesh=mesh,
             in_specs=(*split, none),
-            out_specs=first if by_configuration else second,
+            out_specs=first if by_run else second,
             check_vma=False,
         )
-    return everything(tiles, positions, shared)
+    return everything(tiles, lanes, shared)
 
 
-def _each_configuration(signals, atoms: Atoms, thermal: ThermalModel, lanes: int) -> Iterator[Signals]:
-    """Signals of one configuration after the other, computed `lanes` at a time."""
-    n = configurations(thermal)
-    for start in range(0, n, lanes):
-        wanted = [displaced_positions(atoms, thermal, min(start + i, n - 1)) for i in range(lanes)]
-        yield from signals(jnp.stack(wanted))[: n - start]
+def _each_configuration(
+    signals: Callable[[list[tuple[Array, Array, Array]]], list[Signals]], layout: _Layout
+) -> Iterator[Signals]:
+    """Signals of one configuration after the other, the mean over its grids, as many runs at a time as lanes."""
+    atoms, thermal, runs = layout.request.atoms, layout.request.thermal, layout.run.runs
+    grids = len(runs) // layout.run.configurations
+    done: list[Signals] = []
+    for start in range(0, len(runs), layout.lanes):
+        some = [runs[min(start + lane, len(runs) - 1)] for lane in range(layout.lanes)]
+        made = [(*configuration(atoms, thermal, i, layout.slices), jnp.asarray(grid)) for i, grid in some]
+        done += signals(made)[: len(runs) - start]
+        while len(done) >= grids:
+            yield jax.tree.map(lambda *s: sum(s) / grids, *done[:grids])
+            del done[:grids]
 
 
 def _average(each: Iterator[Signals], thermal: ThermalModel) -> tuple[Signals, Signals | None]:

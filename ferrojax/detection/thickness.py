@@ -19,7 +19,7 @@ SLACK = 1e-4
 
 @overload
 def at_thickness(
-    stack: Image, thicknesses: Sequence[float] | np.ndarray, thickness: float | Float[Array, ""]
+    stack: Image, thicknesses: Sequence[float] | np.ndarray | None, thickness: float | Float[Array, "*map"]
 ) -> Image: ...
 
 
@@ -27,48 +27,67 @@ def at_thickness(
 def at_thickness(
     stack: Float[Array, "planes *rest"],
     thicknesses: Sequence[float] | np.ndarray,
-    thickness: float | Float[Array, ""],
+    thickness: float | Float[Array, "*map"],
 ) -> Float[Array, " *rest"]: ...
 
 
 def at_thickness(
     stack: Image | Float[Array, "planes *rest"],
-    thicknesses: Sequence[float] | np.ndarray,
-    thickness: float | Float[Array, ""],
+    thicknesses: Sequence[float] | np.ndarray | None,
+    thickness: float | Float[Array, "*map"],
 ) -> Image | Float[Array, " *rest"]:
     """The signal at one thickness by cubic interpolation (not-a-knot spline) between the exit planes of a run.
 
     stack: Image with the planes as its leading axis, or (planes, ...) of any signal. thicknesses: (planes,) Å, at
-    least four, rising, spaced as they like: the depths of the slice edges that were read, which are where
-    `simulate` rounds to. Differentiable in `thickness` (Å, may be traced) and in the stack. A standard error is
-    interpolated with the same weights, as if it were fully correlated between planes, which is an upper bound.
+    least four, rising, spaced as they like, where the signal was read. An Image of `simulate` knows that itself, from
+    the slice edges that were really read, whatever was asked for: pass None, or what was asked for.
+    thickness: Å, one value, or (rows, cols), one a pixel of a stack (planes, ..., rows, cols): a wedge.
+    Differentiable in `thickness` (may be traced) and in the stack. A standard error is interpolated with the same
+    weights, as if it were fully correlated between planes, which is an upper bound.
     Errors: InputError for fewer planes, planes that do not rise, or a thickness outside them (NaN where traced).
     """
-    planes = np.asarray(thicknesses, float)
-    count = (stack.data if isinstance(stack, Image) else stack).shape[0]
-    if planes.shape != (count,) or count < FEWEST:
+    data = stack.data if isinstance(stack, Image) else stack
+    planes = _planes(stack, thicknesses, data.shape[0])
+    if not is_traced(thickness):
+        asked = np.asarray(thickness, float)
+        if not ((asked >= planes[0] - SLACK) & (asked <= planes[-1] + SLACK)).all():
+            worst = asked.ravel()[np.argmax(np.abs(asked - planes.mean()))]
+            remedy = f"choose {planes[0]:g} to {planes[-1]:g} Å, or simulate more planes"
+            raise InputError("thickness", worst, "lies outside the exit planes", remedy)
+        if asked.ndim and asked.shape != data.shape[-asked.ndim :]:
+            raise InputError("thickness", asked.shape, f"needs one value, or a map of {data.shape[-2:]}", "in Å")
+    weight = _weights(planes, thickness, data.dtype)
+    weight = weight.reshape(-1, *[1] * (data.ndim - weight.ndim), *weight.shape[1:])
+    if isinstance(stack, Image):
+        error = stack.standard_error
+        error = None if error is None else (jnp.abs(weight) * error).sum(0)
+        return Image((weight * stack.data).sum(0), stack.sampling, error, stack.name)
+    return (weight * stack).sum(0)
+
+
+def _planes(stack, thicknesses, count: int) -> np.ndarray:
+    """Where the planes were read, Å."""
+    known = stack.thickness if isinstance(stack, Image) else None
+    given = known if thicknesses is None else thicknesses
+    if given is None:
+        raise InputError("thicknesses", None, "must be given for a signal that does not carry them", "give Å")
+    if np.shape(given) != (count,) or count < FEWEST:
         problem = f"needs one value for each of the {count} planes, and at least {FEWEST}"
-        raise InputError("thicknesses", planes, problem, "simulate with thicknesses=[...] of that length")
+        raise InputError("thicknesses", given, problem, "simulate with thicknesses=[...] of that length")
+    planes = np.asarray(given if known is None else known, float)
     if not (np.isfinite(planes).all() and (np.diff(planes) > 0).all()):
         raise InputError("thicknesses", planes, "must be finite and rise", "give the exit planes in order, in Å")
-    if not is_traced(thickness) and not planes[0] - SLACK <= float(thickness) <= planes[-1] + SLACK:
-        remedy = f"choose {planes[0]:g} to {planes[-1]:g} Å, or simulate more planes"
-        raise InputError("thickness", thickness, "lies outside the exit planes", remedy)
-    if isinstance(stack, Image):
-        weight = _weights(planes, thickness, stack.data.dtype)
-        error = stack.standard_error
-        error = None if error is None else jnp.tensordot(jnp.abs(weight), error, 1)
-        return Image(jnp.tensordot(weight, stack.data, 1), stack.sampling, error, stack.name)
-    return jnp.tensordot(_weights(planes, thickness, stack.dtype), stack, 1)
+    return planes
 
 
-def _weights(planes: np.ndarray, thickness, dtype) -> Float[Array, " planes"]:
+def _weights(planes: np.ndarray, thickness, dtype) -> Float[Array, "planes *map"]:
     """Weight of every plane at `thickness`: the splines through the unit vectors, pieces of cubics."""
     pieces = jnp.asarray(CubicSpline(planes, np.eye(len(planes))).c, dtype)  # (4, pieces, planes), highest power first
     thickness = jnp.asarray(thickness, dtype)
     first, last = float(planes[0]), float(planes[-1])
     inside = (thickness >= first - SLACK) & (thickness <= last + SLACK)
     piece = jnp.clip(jnp.searchsorted(jnp.asarray(planes, dtype), thickness, side="right") - 1, 0, len(planes) - 2)
-    s = thickness - jnp.asarray(planes, dtype)[piece]
+    s = (thickness - jnp.asarray(planes, dtype)[piece])[..., None]
     c = pieces[:, piece]
-    return jnp.where(inside, ((c[0] * s + c[1]) * s + c[2]) * s + c[3], jnp.nan)
+    weight = jnp.where(inside[..., None], ((c[0] * s + c[1]) * s + c[2]) * s + c[3], jnp.nan)
+    return jnp.moveaxis(weight, -1, 0)

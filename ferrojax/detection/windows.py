@@ -1,11 +1,14 @@
 """Windows: a tile of scan positions sees only the part of the specimen around it, so that cost grows with area."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ferrojax.crystal import Atoms
+from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, cut_windows
 from ferrojax.optics import Probe
@@ -32,11 +35,8 @@ def whole_box(plan: SlicePlan, positions: int, parts: int = 1) -> Tiles:
     """Every position sees the whole periodic box; split into parts only so that devices can share them."""
     most = -(-positions // parts)
     member = np.minimum(np.arange(parts * most).reshape(parts, 1, most), positions - 1)
-    stacked = eqx.tree_at(
-        lambda p: (p.index, p.present),
-        plan,
-        tuple(jnp.broadcast_to(a, (parts, *a.shape)) for a in (plan.index, plan.present)),
-    )
+    index, present = (jnp.broadcast_to(a, (parts, *a.shape)) for a in (plan.index, plan.present))
+    stacked = dataclasses.replace(plan, index=index, present=present, site=None, twin=None)
     return Tiles(stacked, jnp.asarray(member), jnp.zeros((parts, 1, 2)), None, np.arange(positions))
 
 
@@ -136,8 +136,10 @@ def window_size(probe: Probe, depth: float) -> float:
     """Å of specimen that a probe needs around it through `depth` Å, for signals within about 0.5 % of a large cell's.
 
     The probe's diffraction limit and what channelling and scattering spread, as measured on 20 nm of PbTiO3
-    (benchmarks/bench_windows.py); defocus or depth beyond that spread it by the cone of the semi-angle.
+    (benchmarks/bench_windows.py); defocus or depth beyond that spread it by the cone of the semi-angle. A traced
+    defocus is taken for less than 200 Å.
     """
-    alpha, defocus = float(probe.semiangle) * 1e-3, float(probe.defocus)
+    alpha = float(probe.semiangle) * 1e-3
+    defocus = 0.0 if is_traced(probe.defocus) else float(probe.defocus)
     cone = max(0.0, max(abs(defocus), abs(depth - defocus)) - 200.0)
     return 10.0 + 5.0 * probe.wavelength / alpha + 2 * alpha * cone

@@ -15,8 +15,12 @@ from ferrojax.multislice.slices import plan_slices as plan_slices
 from ferrojax.multislice.thermal import FastThermal as FastThermal
 from ferrojax.multislice.thermal import FrozenPhonons as FrozenPhonons
 from ferrojax.multislice.thermal import ThermalModel as ThermalModel
+from ferrojax.multislice.thermal import configuration as configuration
 from ferrojax.multislice.thermal import configurations as configurations
 from ferrojax.multislice.thermal import displaced_positions as displaced_positions
+from ferrojax.multislice.thermal import drawn_occupancy as drawn_occupancy
+from ferrojax.multislice.thermal import draws_composition as draws_composition
+from ferrojax.multislice.thermal import is_partial as is_partial
 from ferrojax.multislice.thermal import return_rate as return_rate
 from ferrojax.multislice.thermal import standard_error as standard_error
 from ferrojax.multislice.transmission import SliceTables as SliceTables

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float
 
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms, check_atoms
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice.slices import SlicePlan, plan_slices
 from ferrojax.multislice.transmission import SliceTables, band, slice_tables, slice_transmission
@@ -20,6 +20,8 @@ from ferrojax.optics import PlaneWave
 
 Read = Callable[[Complex[Array, "batch rows cols"], Float[Array, "batch edges"]], Any]
 Watch = Callable[[Complex[Array, "batch rows cols"], Any], Any]
+EXACT = jax.lax.Precision.HIGHEST
+"""Of matrix products: GPUs would round the factors to 10 bits."""
 BLOCK = 16
 """Slices between the waves that reverse mode keeps: near the square root of the usual number of slices."""
 
@@ -29,12 +31,15 @@ def propagator(
 ) -> Complex[Array, "*batch rows cols"]:
     """exp(−iπλΔz k²)·exp(−2πiΔz(kx tan tx + ky tan ty)) within the band limit; tilt (x, y) in mrad."""
     fresnel = np.exp(-1j * np.pi * wavelength(energy) * distance * grid.k**2) * limit
-    return jnp.asarray(fresnel) * tilt_ramp(grid, distance, tilt)
+    return jnp.asarray(fresnel) * tilt_ramp(grid.frequencies, distance, tilt)
 
 
-def tilt_ramp(grid: Grid, distance: float, tilt: Float[Array, "*batch 2"]) -> Complex[Array, "*batch rows cols"]:
-    """exp(−2πiΔz(kx tan tx + ky tan ty)): shifts the wave against the columns by Δz·tan; tilt (x, y) in mrad."""
-    ky, kx = grid.frequencies
+def tilt_ramp(frequencies, distance: float, tilt: Float[Array, "*batch 2"]) -> Complex[Array, "*batch rows cols"]:
+    """exp(−2πiΔz(kx tan tx + ky tan ty)): shifts the wave against the columns by Δz·tan; tilt (x, y) in mrad.
+
+    frequencies: (ky, kx) of the grid in 1/Å.
+    """
+    ky, kx = frequencies
     slope = -2j * jnp.pi * distance * jnp.tan(tilt * 1e-3)
     return jnp.exp(slope[..., 1, None] * ky)[..., :, None] * jnp.exp(slope[..., 0, None] * kx)[..., None, :]
 
@@ -129,7 +134,7 @@ def transport(
         if beyond.shape[-1]:
             intensity = jnp.abs(psi) ** 2
             if mu is not None and edges:
-                beyond = beyond.at[:, :edges].add(jnp.einsum("byx,eyx->be", intensity, mu))
+                beyond = beyond.at[:, :edges].add(jnp.einsum("byx,eyx->be", intensity, mu, precision=EXACT))
             if loss:
                 beyond = beyond.at[:, edges].add(loss * (1 - intensity.sum((-2, -1))))
         return (jnp.fft.fft2(psi * t) * propagate, beyond), seen
@@ -203,9 +208,14 @@ def exit_wave(
         raise InputError("grid", grid.extent, f"does not span the box {box} Å (y, x)", "use Grid.for_box")
     check_atoms(atoms)
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
-    tables = slice_tables(plan.elements, grid, illumination.energy, transmission, parametrization=parametrization)
+    plan.check_specimen(atoms)
+    partial = is_traced(atoms.occupancy) or bool((np.asarray(atoms.occupancy) % 1 > 0).any())
+    tables = slice_tables(
+        plan.elements, grid, illumination.energy, transmission, parametrization=parametrization, partial=partial
+    )
     limit = grid.band_limit(*band(transmission)[:2])
     kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), limit)
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
-    waves = multislice(psi, slab(atoms.position, atoms.occupancy, plan, tables), kernel, lambda psi, _: psi)
+    medium = slab(*plan.merged(atoms.position, atoms.occupancy), plan, tables)
+    waves = multislice(psi, medium, kernel, lambda psi, _: psi)
     return waves[-1, 0]

@@ -45,12 +45,20 @@ def _low_passed_phase(symbol: str, r: np.ndarray, sigma: float, parametrization:
 
 
 @cache
-def core_factor(symbol: str, energy: float, k_max: float, parametrization: str = "lobato") -> CubicSpline:
-    """Transform of exp(iσ(V − V_low)) − 1, in Å², as a spline of k in [0, k_max] 1/Å (complex)."""
-    sigma = interaction_constant(energy)
-    r, w = _radii()
+def _core_phase(symbol: str, energy: float, parametrization: str) -> np.ndarray:
+    """σ(V − V_low) at the radial nodes, rad."""
+    sigma, (r, _) = interaction_constant(energy), _radii()
     phase = sigma * projected_potential(symbol, r, parametrization)
-    core = np.exp(1j * (phase - _low_passed_phase(symbol, r, sigma, parametrization))) - 1
+    return phase - _low_passed_phase(symbol, r, sigma, parametrization)
+
+
+@cache
+def core_factor(
+    symbol: str, energy: float, k_max: float, parametrization: str = "lobato", share: float = 1.0
+) -> CubicSpline:
+    """Transform of exp(iσw(V − V_low)) − 1, in Å², as a spline of k in [0, k_max] 1/Å (complex); share: w."""
+    r, w = _radii()
+    core = np.exp(1j * share * _core_phase(symbol, energy, parametrization)) - 1
     return _hankel_spline(r, 2 * np.pi * r * w * core, k_max)
 
 
@@ -64,14 +72,15 @@ def amplitude_factor(symbol: str, energy: float, k_max: float, parametrization: 
 
 @cache
 def beyond_factor(
-    symbol: str, energy: float, outer: float, k_max: float, parametrization: str = "lobato"
+    symbol: str, energy: float, outer: float, k_max: float, parametrization: str = "lobato", share: float = 1.0
 ) -> CubicSpline:
     """Transform of the local cross-section for scattering beyond `outer` (mrad), in Å², as a spline of k.
 
-    μ(r) = Re[far(r)·conj(f(r))] with f = exp(iσV) − 1 and far its part beyond the angle: what one atom removes
+    μ(r) = Re[far(r)·conj(f(r))] with f = exp(iσwV) − 1 and far its part beyond the angle: what one atom removes
     from a plane wave to angles beyond the outer edge, resolved over r (used for a small correction only).
+    share: the occupancy w.
     """
-    sigma = interaction_constant(energy)
+    sigma = share * interaction_constant(energy)
     r, w = _radii()
     full = np.exp(1j * sigma * projected_potential(symbol, r, parametrization)) - 1
     k_outer = outer * 1e-3 / wavelength(energy)

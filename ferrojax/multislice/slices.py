@@ -1,17 +1,26 @@
 """Slicing a specimen: which atom belongs to which slice, worked out eagerly into a static plan."""
 
+from collections.abc import Sequence
+from zlib import crc32
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ferrojax.crystal import Atoms
+from ferrojax.crystal import Atoms, shared_sites
 from ferrojax.crystal.elements import SYMBOLS
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 
 EDGE = 1e-4
 """Å: an atom this close above a slice edge counts as on it (rounding of positions must not move atoms)."""
+
+MOVED = 1.0
+"""Å: atoms may move so far along the beam from the slice they were planned into."""
+
+TWIN = 1e-3
+"""Å: atoms of one element so close are parts of one atom."""
 
 PLANE = 2.2
 """Å: atoms of one element this close along the beam lie side by side, not behind each other."""
@@ -20,9 +29,12 @@ PLANE = 2.2
 class SlicePlan(eqx.Module):
     """Which atoms (indices) each slice holds, by kind, and after which slices signals are read.
 
-    A kind is an element, or in slices thicker than PLANE an element in one of the slice's layers, so that atoms
-    of one kind do not overlap. index: (slices, kinds, most) atom indices; present: 1 where the index is real, 0
-    where it pads. elements: of every kind.
+    A kind is an element, or in slices thicker than PLANE an element in one of the slice's layers, and parts of one
+    site are of different kinds, so that atoms of one kind do not overlap. index: (slices, kinds, most) atom indices;
+    present: 1 where the index is real, 0 where it pads. elements: of every kind.
+    site: (atoms,) the first atom of the site that each atom shares; None where every atom has its own, and for windows.
+    twin: (atoms,) the first of the atoms of one element at the very same place, which alone is placed (`merged`);
+    None where there are none, and for windows.
     origin: (x, y) Å of the corner of a window cut out of the specimen, of extent `window` (x, y); None: the box.
     Plans of several windows are stacked along leading axes (`cut_windows`).
     """
@@ -30,11 +42,33 @@ class SlicePlan(eqx.Module):
     index: Int[Array, "*windows slices kinds most"]
     present: Float[Array, "*windows slices kinds most"]
     origin: Float[Array, "*windows 2"] | None
+    site: Int[Array, " atoms"] | None
+    twin: Int[Array, " atoms"] | None
     elements: tuple[str, ...] = eqx.field(static=True)
     slice_thickness: float = eqx.field(static=True)
     exits: tuple[int, ...] = eqx.field(static=True)
     box: tuple[float, float] = eqx.field(static=True)
     window: tuple[float, float] = eqx.field(static=True)
+    made_for: int = eqx.field(static=True)
+
+    def check_specimen(self, atoms: Atoms) -> None:
+        """Refuse atoms that this plan was not made for: other elements or box, or, where known, other depths."""
+        remedy = "make the plan with plan_slices(atoms) of these atoms"
+        if self.made_for != _mark(atoms):
+            raise InputError(
+                "plan", f"of another specimen than these {len(atoms.number)} atoms", "does not fit", remedy
+            )
+        if is_traced(atoms.position) or is_traced(self.index):
+            return
+        real = np.asarray(self.present) > 0
+        layer = np.broadcast_to(np.arange(real.shape[0])[:, None, None], real.shape)[real]
+        z = np.asarray(atoms.position, float)[np.asarray(self.index)[real], 2]
+        away = np.abs(z - (layer + 0.5) * self.slice_thickness) - self.slice_thickness / 2
+        if away.max(initial=0) > MOVED:
+            atom = int(np.asarray(self.index)[real][away.argmax()])
+            raise InputError(
+                "plan", f"atom {atom} lies {away.max():.1f} Å from its slice", "is of another specimen", remedy
+            )
 
     def place(
         self, position: Float[Array, "atoms 3"], occupancy: Float[Array, " atoms"]
@@ -45,6 +79,42 @@ class SlicePlan(eqx.Module):
             box, centre = jnp.asarray(self.box, xy.dtype), self.origin + jnp.asarray(self.window, xy.dtype) / 2
             xy = xy - box * jnp.round(jax.lax.stop_gradient((xy - centre) / box)) - self.origin
         return xy, occupancy[self.index] * self.present
+
+    def merged(
+        self, position: Float[Array, "atoms 3"], occupancy: Float[Array, " atoms"]
+    ) -> tuple[Float[Array, "atoms 3"], Float[Array, " atoms"]]:
+        """Position and occupancy with the parts of one atom taken together, at the first of them: one core factor of
+        the whole, not the product of those of its parts, which a grid would cut off one by one."""
+        if self.twin is None:
+            return position, occupancy
+        total = jnp.zeros_like(occupancy).at[self.twin].add(occupancy)
+        weight = jnp.where(total[self.twin] > 0, occupancy / jnp.where(total > 0, total, 1)[self.twin], 0)
+        centre = jnp.zeros_like(position).at[self.twin].add(weight[:, None] * position)
+        return jnp.where(total[:, None] > 0, centre, position), total
+
+    @property
+    def depths(self) -> tuple[float, ...]:
+        """Å below the entrance where signals are read: the exits' slice edges."""
+        return tuple(n * self.slice_thickness for n in self.exits)
+
+    def repeated(self, nx: int, ny: int, atoms: int) -> "SlicePlan":
+        """The plan of the specimen repeated as `Atoms.repeated(nx, ny, 1)` does, for a plan of its `atoms` atoms."""
+        copies = atoms * jnp.arange(nx * ny)
+        site, twin = (None if a is None else (copies[:, None] + a).ravel() for a in (self.site, self.twin))
+        box = (nx * self.box[0], ny * self.box[1])
+        return SlicePlan(
+            jnp.concatenate([self.index + c for c in copies], -1),
+            jnp.tile(self.present, nx * ny),
+            None,
+            site,
+            twin,
+            self.elements,
+            self.slice_thickness,
+            self.exits,
+            box,
+            box,
+            self.made_for,
+        )
 
 
 def aligned_slices(atoms: Atoms, ceiling: float) -> float:
@@ -60,15 +130,15 @@ def aligned_slices(atoms: Atoms, ceiling: float) -> float:
     return depth / int(counts[np.argmax(coherence > coherence.max() - 0.02)])
 
 
-def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[float] | None = None) -> SlicePlan:
+def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: Sequence[float] | None = None) -> SlicePlan:
     """Cut the box into equal slices of at most `slice_thickness` (Å).
 
-    thicknesses: Å, where to read signals; each must lie on a slice edge to within half a slice (it is rounded).
+    thicknesses: Å, where to read signals: at the nearest slice edges, which `depths` tells.
     Every atom falls into exactly one slice; one that thermal or polar motion lifts out of the box stays in
     the first or last slice, because the specimen is not periodic along the beam.
     """
     depth = atoms.box[2]
-    if not slice_thickness > 0:
+    if not 0 < slice_thickness < np.inf:
         raise InputError("slice_thickness", slice_thickness, "must be positive", "give Å, e.g. 2.0")
     count = max(1, int(np.ceil(depth / slice_thickness - 1e-6)))
     step = depth / count
@@ -77,10 +147,15 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[fl
         worst = z[np.argmax(np.abs(z - depth / 2))]
         raise InputError("position", f"z = {worst:.3f} Å", "lies outside the box", f"keep 0 ≤ z < {depth:.3f} Å")
     layers = int(np.ceil(step / PLANE))
+    site = shared_sites(atoms.position, atoms.box)
+    twin = None if site is None else shared_sites(atoms.position, atoms.box, TWIN, atoms.number)
+    placed = np.arange(len(z)) if twin is None else np.unique(twin)
     fine = np.clip(np.floor((z + EDGE) / step * layers).astype(int), 0, count * layers - 1)
-    layer, number = fine // layers, np.array(atoms.number) * layers + fine % layers
-    kinds, kind = np.unique(number, return_inverse=True)
-    index, present = _grouped(layer * len(kinds) + kind, count * len(kinds))
+    layer = fine // layers
+    # element, layer of it, and which of the site's atoms of this element, as one number
+    number = (np.array(atoms.number) * layers + fine % layers) * len(z) + _rank_on_site(site, atoms.number)
+    kinds, kind = np.unique(number[placed], return_inverse=True)
+    index, present = _grouped(layer[placed] * len(kinds) + kind, count * len(kinds), placed)
     shape = (count, len(kinds), -1)
     exits = (count,) if thicknesses is None else tuple(_exit(t, step, count) for t in thicknesses)
     if not exits or list(exits) != sorted(set(exits)):
@@ -89,11 +164,13 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: list[fl
         jnp.asarray(index.reshape(shape)),
         jnp.asarray(present.reshape(shape)),
         None,
-        tuple(SYMBOLS[z // layers] for z in kinds),
+        *(None if a is None else jnp.asarray(a) for a in (site, twin)),
+        tuple(SYMBOLS[k // len(z) // layers] for k in kinds),
         step,
         exits,
         atoms.box[:2],
         atoms.box[:2],
+        _mark(atoms),
     )
 
 
@@ -120,12 +197,31 @@ def cut_windows(plan: SlicePlan, atoms: Atoms, centre: np.ndarray, window: tuple
         jnp.asarray(stacks[0].reshape(shape)),
         jnp.asarray(stacks[1].reshape(shape)),
         jnp.asarray(centre - half, jnp.result_type(float)),
+        None,
+        None,
         plan.elements,
         plan.slice_thickness,
         plan.exits,
         plan.box,
         window,
+        plan.made_for,
     )
+
+
+def _mark(atoms: Atoms) -> int:
+    """A checksum of what a plan is made for and JAX does not trace."""
+    return crc32(repr((atoms.number, atoms.box)).encode())
+
+
+def _rank_on_site(site: np.ndarray | None, number: tuple[int, ...]) -> np.ndarray:
+    """How many atoms of the same element precede each atom on its site."""
+    rank = np.zeros(len(number), int)
+    if site is not None:
+        seen: dict[tuple[int, int], int] = {}
+        for atom in np.flatnonzero(np.bincount(site, minlength=len(site))[site] > 1):
+            key = (int(site[atom]), number[atom])
+            rank[atom] = seen[key] = seen.get(key, -1) + 1
+    return rank
 
 
 def _grouped(group: np.ndarray, groups: int, item: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,27 +1,33 @@
 """Thermal models: how the atoms' thermal motion enters a simulation."""
 
-from collections import Counter
 from functools import cache
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from scipy.signal import fftconvolve
 
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms
 from ferrojax.crystal.elements import SYMBOLS
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 from ferrojax.multislice.radial import amplitude_factor
+from ferrojax.multislice.slices import SlicePlan
 
 DRAWS = ("independent", "antithetic", "stratified")
 """How the displacements of several configurations depend on each other; see FrozenPhonons."""
 
+WHOLE = 1 - 1e-5
+"""Occupancy from which an atom is whole: rounding of a float32 must not make a vacancy of one in ten million."""
+
 
 class FrozenPhonons(eqx.Module):
-    """Einstein model: every atom displaced independently, intensities averaged over n configurations.
+    """Einstein model: every site displaced independently, intensities averaged over n configurations.
+
+    A configuration also draws one species, or none, for every partly occupied site, its occupancies the
+    probabilities (unless occupancies are traced).
 
     draws: "independent"; "antithetic", pairs (u, −u): the best for the position of a column, worse than
     independent for its intensity, which is even in u; "stratified": every coordinate of every atom takes each of
@@ -82,27 +88,91 @@ def configurations(thermal: ThermalModel) -> int:
     return 1 if thermal is None else thermal.n
 
 
-def displaced_positions(atoms: Atoms, thermal: ThermalModel, index: int) -> Float[Array, "atoms 3"]:
-    """Positions (Å) in configuration `index`; the same seed and index give the same displacements."""
+def displaced_positions(
+    atoms: Atoms, thermal: ThermalModel, index: int, site: Int[Array, " atoms"] | None = None
+) -> Float[Array, "atoms 3"]:
+    """Positions (Å) in configuration `index`; the same seed and index give the same displacements.
+
+    site: the atom whose displacement each atom shares (`SlicePlan.site`): species of one site vibrate as one.
+    """
     if thermal is None:
         return atoms.position
     u = _standard_displacements(thermal, index, atoms.position)
+    u = u if site is None else u[site]
     rms = atoms.thermal_rms if atoms.thermal_rms.ndim == 2 else atoms.thermal_rms[:, None]
     return atoms.position + rms * u
+
+
+def is_partial(atoms: Atoms) -> bool:
+    """Whether any occupancy lies between 0 and 1, or is traced, so that it may."""
+    if is_traced(atoms.occupancy):
+        return True
+    share = np.asarray(atoms.occupancy)
+    return bool(((share > 0) & (share < WHOLE)).any())
+
+
+def draws_composition(atoms: Atoms, thermal: ThermalModel) -> bool:
+    """Whether every configuration draws who sits on partly occupied sites; without phonons, and where occupancies are
+    traced, their phases are weighted instead."""
+    return thermal is not None and not is_traced(atoms.occupancy) and is_partial(atoms)
+
+
+def drawn_occupancy(
+    atoms: Atoms, thermal: ThermalModel, index: int, site: Int[Array, " atoms"] | None = None
+) -> Float[Array, " atoms"]:
+    """Occupancies in configuration `index`: 1 for the one species drawn on every partial site, or none, as given else.
+
+    site: the atom that stands for the site each atom shares (`SlicePlan.site`). Antithetic pairs share their draw.
+    """
+    if thermal is None or not draws_composition(atoms, thermal):
+        return atoms.occupancy
+    share, count = np.asarray(atoms.occupancy, float), len(atoms.number)
+    home = np.arange(count) if site is None else np.asarray(site)
+    order = np.argsort(home, kind="stable")
+    total = np.cumsum(share[order]) - share[order]
+    first = np.searchsorted(home[order], home)  # of every atom's site, in that order
+    before = np.empty(count)
+    before[order] = total
+    before -= total[first]
+    ticket = _uniform(thermal, index, (count,), "occupancy")[home]
+    chosen = (ticket >= before) & (ticket < before + share)
+    return jnp.where(share > WHOLE, 1.0, chosen).astype(atoms.occupancy.dtype)
+
+
+def configuration(
+    atoms: Atoms, thermal: ThermalModel, index: int, plan: SlicePlan
+) -> tuple[Float[Array, "atoms 3"], Float[Array, " atoms"]]:
+    """Position (Å) and occupancy of every atom in configuration `index`, as the plan's slices place them."""
+    position = displaced_positions(atoms, thermal, index, plan.site)
+    return plan.merged(position, drawn_occupancy(atoms, thermal, index, plan.site))
 
 
 def _standard_displacements(
     thermal: FrozenPhonons | FastThermal, index: int, like: Float[Array, "atoms 3"]
 ) -> Float[Array, "atoms 3"]:
     """Normal deviates of unit variance for configuration `index`; the same where x64 is enabled."""
-    key, n, single = jax.random.key(thermal.seed), thermal.n, jnp.float32
     if thermal.draws == "stratified":
-        interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, n), (n, *like.shape), single), axis=0)
-        within = jax.random.uniform(jax.random.fold_in(key, index), like.shape, single)
-        deviate = jax.scipy.special.ndtri(jnp.clip((interval[index] + within) / n, 1e-6, 1 - 1e-6))
-        return deviate.astype(like.dtype)
-    draw, sign = (index // 2, 1 - 2 * (index % 2)) if thermal.antithetic else (index, 1)
-    return sign * jax.random.normal(jax.random.fold_in(key, draw), like.shape, single).astype(like.dtype)
+        uniform = _uniform(thermal, index, like.shape, "displacement")
+        return jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6)).astype(like.dtype)
+    key = jax.random.fold_in(jax.random.key(thermal.seed), _draw(thermal, index))
+    sign = 1 - 2 * (index % 2) if thermal.antithetic else 1
+    return sign * jax.random.normal(key, like.shape, jnp.float32).astype(like.dtype)
+
+
+def _draw(thermal: FrozenPhonons | FastThermal, index: int) -> int:
+    """Which draw configuration `index` belongs to."""
+    return index // 2 if thermal.antithetic else index
+
+
+def _uniform(thermal: FrozenPhonons | FastThermal, index: int, shape: tuple[int, ...], what: str):
+    """Uniform deviates on [0, 1) for configuration `index`, stratified over configurations if the draws are."""
+    key = jax.random.key(thermal.seed)
+    key = key if what == "displacement" else jax.random.fold_in(key, 2**31 - 1)
+    if thermal.draws != "stratified":
+        return jax.random.uniform(jax.random.fold_in(key, _draw(thermal, index)), shape, jnp.float32)
+    interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, thermal.n), (thermal.n, *shape)), axis=0)
+    within = jax.random.uniform(jax.random.fold_in(key, index), shape, jnp.float32)
+    return (interval[index] + within) / thermal.n
 
 
 def standard_error(values: Float[Array, "configs *rest"], thermal: ThermalModel) -> Float[Array, "*rest"] | None:
@@ -124,8 +194,11 @@ def return_rate(atoms: Atoms, energy: float, reach: float, inner: float, outer: 
     beyond `outer` more than the local cross-section says, over all single-scattered electrons of a random medium
     of these atoms. First order: times the path, it must stay small against 1.
     """
-    volume = float(np.prod(atoms.box))
-    density = tuple(sorted((SYMBOLS[z], round(n / volume, 6)) for z, n in Counter(atoms.number).items()))
+    volume, count = float(np.prod(atoms.box)), dict.fromkeys(atoms.number, 0.0)
+    share = np.ones(len(atoms.number)) if is_traced(atoms.occupancy) else np.asarray(atoms.occupancy, float)
+    for z, part in zip(atoms.number, share, strict=True):
+        count[z] += float(part)
+    density = tuple(sorted((SYMBOLS[z], round(n / volume, 6)) for z, n in count.items()))
     return _balance(density, energy, reach, inner, outer)
 
 

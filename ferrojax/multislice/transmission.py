@@ -27,21 +27,40 @@ def band(transmission: str) -> tuple[float, float, float]:
     return EXPLICIT_BAND if transmission == "renormalised" else MIRRORED_BAND
 
 
+SHARES = tuple(float(0.5 * (1 - np.cos(np.pi * (i + 1) / 6))) for i in range(6))
+"""Occupancies at which core factors and cross-sections are tabled where atoms may be partial: with 0, where both
+vanish, the extrema of a Chebyshev polynomial on [0, 1]. What lies between is within 2e-5 of a core factor's largest
+value for Pb at 200 kV, and within 2e-4 for U at 60 kV."""
+
+
 class SliceTables(eqx.Module):
     """What is placed at every atom, per element, on one grid, energy and transmission model.
 
     phase: (elements, rows, cols) transform of σV (low-passed if renormalised), rad.
-    core: (elements, rows, cols) transform of the core factor; None if conventional.
-    beyond: (edges, elements, rows, cols) local cross-sections beyond outer angles; None if not wanted.
+    core: (shares, elements, rows, cols) transform of the core factor at every one of `shares`; None if conventional.
+    beyond: (edges, shares, elements, rows, cols) local cross-sections beyond outer angles; None if not wanted.
     carried: (rows, cols) components of t that are kept.
+    shares: the occupancies tabled: (1,) where every atom is whole or absent, else SHARES.
     """
 
     phase: Float[Array, "elements rows cols"]
-    core: Float[Array, "elements rows cols 2"] | None
-    beyond: Float[Array, "edges elements rows cols"] | None
+    core: Float[Array, "shares elements rows cols 2"] | None
+    beyond: Float[Array, "edges shares elements rows cols"] | None
     carried: Float[Array, "rows cols"]
     ky: Float[Array, " rows"]
     kx: Float[Array, " cols"]
+    shares: tuple[float, ...] = eqx.field(static=True)
+
+    def share_weights(self, weight: Float[Array, "*atoms"]) -> Float[Array, "shares *atoms"]:
+        """How much of each tabled share makes up an occupancy: the Lagrange polynomials through `shares` and 0."""
+        if len(self.shares) == 1:
+            return weight[None]
+        nodes = np.array([0.0, *self.shares])
+        out = []
+        for i, at in enumerate(nodes[1:], start=1):
+            others = np.delete(nodes, i)
+            out.append(jnp.prod((weight[..., None] - others) / (at - others), axis=-1))
+        return jnp.stack(out).astype(weight.dtype)
 
 
 def slice_tables(
@@ -53,15 +72,18 @@ def slice_tables(
     beyond: tuple[float, ...] = (),
     *,
     parametrization: str = "lobato",
+    partial: bool = False,
 ) -> SliceTables:
     """Tables for these elements (eager). carried defaults to the mode's band (`band`); beyond: outer angles, mrad.
 
-    parametrization of the scattering factors: "lobato" or "kirkland". Errors: InputError for an unknown transmission
-    or parametrization, or an element that the parametrization lacks.
+    parametrization of the scattering factors: "lobato" or "kirkland". partial: for occupancies between 0 and 1 (or
+    traced), which enter as exp(iwφ). Errors: InputError for an unknown transmission or parametrization, or an element
+    that the parametrization lacks.
     """
     if transmission not in TRANSMISSIONS:
         raise InputError("transmission", transmission, "unknown", f"choose {' or '.join(TRANSMISSIONS)}")
     k, sigma = grid.k, interaction_constant(energy)
+    shares = SHARES if partial else (1.0,)
     if carried is None:
         _, taper, limit = band(transmission)
         carried = grid.band_limit(limit, taper)
@@ -74,11 +96,15 @@ def slice_tables(
         phase = phase * _abtem_pixel_factor(grid)
     if transmission == "renormalised":
         phase = phase * np.exp(-((k / LOW_PASS) ** 2))
-        factor = np.stack([core_factor(e, energy, k_max, parametrization)(k) for e in elements]) * (carried > 0) / pixel
+        rows = [[core_factor(e, energy, k_max, parametrization, w)(k) for e in elements] for w in shares]
+        factor = np.array(rows) * (carried > 0) / pixel
         core = jnp.asarray(np.stack([factor.real, factor.imag], -1), real)
     mu = None
     if beyond:
-        rows = [[beyond_factor(e, energy, outer, k_max, parametrization)(k) for e in elements] for outer in beyond]
+        rows = [
+            [[beyond_factor(e, energy, outer, k_max, parametrization, w)(k) for e in elements] for w in shares]
+            for outer in beyond
+        ]
         mu = jnp.asarray(np.array(rows) * (carried > 0) / pixel, real)
     ky, kx = grid.frequencies
     return SliceTables(
@@ -88,6 +114,7 @@ def slice_tables(
         jnp.asarray(carried, real),
         jnp.asarray(ky, real),
         jnp.asarray(kx, real),
+        shares,
     )
 
 
@@ -99,26 +126,32 @@ def _abtem_pixel_factor(grid: Grid) -> np.ndarray:
 
 
 def structure_factor(
-    tables: SliceTables, xy: Float[Array, "elements most 2"], weight: Float[Array, "elements most"]
-) -> Complex[Array, "elements rows cols"]:
+    tables: SliceTables, xy: Float[Array, "elements most 2"], weight: Float[Array, "*kinds elements most"]
+) -> Complex[Array, "*kinds elements rows cols"]:
     """Σ_atoms w·exp(−2πi k·r) per element: separable, hence one matrix product per element."""
     ex = jnp.exp(-2j * jnp.pi * xy[..., 0, None] * tables.kx)
     ey = jnp.exp(-2j * jnp.pi * xy[..., 1, None] * tables.ky) * weight[..., None]
-    return jnp.einsum("emy,emx->eyx", ey, ex, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("...emy,emx->...eyx", ey, ex, precision=jax.lax.Precision.HIGHEST)
 
 
 def slice_transmission(
     tables: SliceTables, xy: Float[Array, "elements most 2"], weight: Float[Array, "elements most"]
 ) -> tuple[Complex[Array, "rows cols"], Float[Array, "edges rows cols"] | None]:
-    """Band-limited t(r) of one slice, and the cross-sections beyond the outer angles (dimensionless) if tabled."""
+    """Band-limited t(r) of one slice, and the cross-sections beyond the outer angles (dimensionless) if tabled.
+
+    weight: occupancies w; an atom's phase is wφ, whatever tables hold it.
+    """
     placed = structure_factor(tables, xy, weight)
     phase = jnp.fft.ifft2((tables.phase * placed).sum(0)).real
     t = jnp.exp(1j * phase)
+    shared = placed[None]
+    if len(tables.shares) > 1 and (tables.core is not None or tables.beyond is not None):
+        shared = structure_factor(tables, xy, tables.share_weights(weight))
     if tables.core is not None:
-        core = (tables.core[..., 0] + 1j * tables.core[..., 1]) * placed
+        core = ((tables.core[..., 0] + 1j * tables.core[..., 1]) * shared).sum(0)
         t = t * (1 + jnp.fft.ifft2(core)).prod(0)
     t = jnp.fft.ifft2(jnp.fft.fft2(t) * tables.carried)
     mu = None
     if tables.beyond is not None:
-        mu = jnp.fft.ifft2((tables.beyond * placed[None]).sum(1)).real
+        mu = jnp.fft.ifft2((tables.beyond * shared[None]).sum((1, 2))).real
     return t, mu
