@@ -246,7 +246,7 @@ def told(pixels: Mapping[str, float]) -> str:
         "For information: abTEM shares every atom out linearly among four pixels. On this structure and grid its "
         f"pixels change its HAADF by {pixels['HAADF_relative_difference']:.1e} (relative L2; "
         f"{1e2 * pixels['HAADF_mean_change']:+.2f} % on the mean) against atoms placed exactly. That is no fault of "
-        "the structure and no part of the verdict; it falls with the square of the pixel: for less, lower --sampling."
+        "the structure and no part of the verdict; finer sampling makes it smaller: lower --sampling."
     )
 
 
