@@ -91,15 +91,16 @@ def off_the_pixels(sampling: float) -> list[dict]:
     atoms = displaced_supercell(crystal, np.zeros((1, 1, 3)), CELLS)
     grid = Grid.for_box(atoms.box[0], atoms.box[1], sampling)
     lead, titanium = (np.asarray(atoms.position, float)[crystal.label.index(label), :2] for label in "AB")
-    detectors, step = {"HAADF": DETECTORS["HAADF"]}, {"slice_thickness": atoms.box[2] / CELLS / 2}
+    detectors, step = {"HAADF": DETECTORS["HAADF"]}, atoms.box[2] / CELLS / 2
     probe, rows = Probe(PROBE.energy, PROBE.semiangle), []
     for shift in SHIFTS:
         by = shift * np.array(grid.sampling[::-1])
         moved = Atoms(np.asarray(atoms.position) + np.append(by, 0.0), atoms.number, atoms.box)
         scan = Scan.grid(lead + by, 2 * titanium - lead + by, (2, 2))  # the columns lie on its diagonal
-        signals = {"abTEM": scan_annular(moved, probe, scan, detectors, grid, **step)["HAADF"]}
+        signals = {"abTEM": scan_annular(moved, probe, scan, detectors, grid, step)["HAADF"]}
         for mode in ("renormalised", "conventional", "abtem"):
-            image = simulate(moved, probe, scan, detectors, sampling=grid, transmission=mode, window=None, **step)
+            options = {"sampling": grid, "slice_thickness": step, "transmission": mode, "window": None}
+            image = simulate(moved, probe, scan, detectors, **options)
             signals[mode] = np.asarray(image["HAADF"].data)
         columns = {who: dict(zip(("Pb", "Ti/O"), np.diag(s).tolist(), strict=True)) for who, s in signals.items()}
         first = columns if not rows else rows[0]["HAADF"]

@@ -3,7 +3,9 @@
 import importlib
 import json
 import os
+import re
 import signal
+from pathlib import Path
 
 import ase
 import ase.io
@@ -153,18 +155,19 @@ def test_shared_and_partly_occupied_sites_are_drawn_for_both_engines(tmp_path, m
     cell.info["occupancy"] = {"0": {"Na": 0.5, "K": 0.5}, "1": {"Nb": 1.0}, "2": {"O": 0.5}}
     cell.set_array("spacegroup_kinds", np.arange(3))
     ase.io.write(path, cell)
-    honest = agreement.with_abtem
 
-    def watched(experiment):
+    def watched(experiment, *_):
         seen.append(experiment.atoms)
-        return honest(experiment)
+        return {name: np.ones((2, 2)) for name in ("exit wave", "CBED", *experiment.detectors)}
 
     monkeypatch.setattr(agreement, "with_abtem", watched)
-    arguments = ["validate", str(path), *QUICK, "--thickness", "40", "--out", str(tmp_path / "out")]
-    assert main(arguments) == 0
+    monkeypatch.setattr(agreement, "with_ferrojax", watched)
+    assert main(["validate", str(path), *QUICK, "--thickness", "40", "--out", str(tmp_path / "out")]) == 0
     assert "drawn once (draw_occupancy, seed 0)" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["occupancy_seed"] == 0
-    (atoms,) = seen
+    atoms, *others = seen
+    assert len(others) == 3
+    assert all(other is atoms for other in others)
     counts = {z: atoms.number.count(z) for z in set(atoms.number)}
     assert counts[11] + counts[19] == counts[41] == 10
     assert 0 < counts[11] < 10
@@ -196,3 +199,18 @@ def test_patterns_of_different_size_are_compared_round_the_zero_frequency():
     wave = np.array([[1 + 1j, 2.0], [0.5j, 1.0]])
     turned = agreement.relative_differences({"exit wave": wave * np.exp(0.7j)}, {"exit wave": wave})
     assert turned["exit wave"] < 1e-12
+
+
+def test_the_page_on_abtem_says_what_runs(tmp_path, monkeypatch):
+    """Every block of docs/abtem.md, in order, in one folder."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "abtem.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|console)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "python", "console", "python"]
+    names: dict[str, object] = {}
+    for language, text in blocks:
+        if language == "python":
+            exec(compile(text, "docs/abtem.md", "exec"), names)
+        else:
+            assert main(text.split()[1:]) == 0
+            assert json.loads(Path("check/summary.json").read_text())["agreed"] is True

@@ -91,7 +91,7 @@ def slice_tables(
         jnp.asarray(carried, real),
         jnp.asarray(ky, real),
         jnp.asarray(kx, real),
-        grid.sampling[::-1] if transmission == "abtem" else None,
+        (grid.sampling[1], grid.sampling[0]) if transmission == "abtem" else None,
     )
 
 
