@@ -13,8 +13,12 @@ import numpy as np
 from ferrojax.crystal import Atoms
 from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.detection import AnnularDetector, Scan
+from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.optics import Probe
+
+ROUNDING = 1e-5
+"""Occupancies that sum to one in float32 may miss it by so much."""
 
 
 @contextmanager
@@ -34,10 +38,23 @@ def _quiet(precision: str = "float64") -> Iterator[Any]:
 
 
 def _ase(atoms: Atoms):
+    """ASE's Atoms without the atoms of zero occupancy; refuses partial ones, which abTEM would count whole."""
     import ase
 
-    symbols = [SYMBOLS[z] for z in atoms.number]
-    return ase.Atoms(symbols, positions=np.asarray(atoms.position, float), cell=atoms.box, pbc=True)
+    share = np.asarray(atoms.occupancy, float)
+    partial = (share > 0) & (share < 1 - ROUNDING)
+    if partial.any():
+        raise InputError(
+            "occupancy",
+            f"{share[partial][0]:.3g} of atom {np.flatnonzero(partial)[0]}",
+            "is partial, and abTEM has whole atoms only",
+            "draw whole ones with ferrojax.draw_occupancy(atoms, seed)",
+        )
+    kept = np.flatnonzero(share)
+    if kept.size == 0:
+        raise InputError("occupancy", share.max(), "leaves no atom in the specimen", "give atoms of occupancy 1")
+    symbols = [SYMBOLS[z] for z in np.array(atoms.number)[kept]]
+    return ase.Atoms(symbols, positions=np.asarray(atoms.position, float)[kept], cell=atoms.box, pbc=True)
 
 
 def _potential(abtem: Any, atoms: Atoms, grid: Grid, slice_thickness: float, parametrization: str) -> Any:

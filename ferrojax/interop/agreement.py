@@ -8,7 +8,6 @@ import numpy as np
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection import AnnularDetector, Scan, simulate
-from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.interop import abtem
 from ferrojax.multislice import band, exit_wave, multislice, plan_slices, propagator, slab, slice_tables
@@ -49,7 +48,7 @@ def with_abtem(experiment: Experiment) -> dict[str, np.ndarray]:
 
 
 def with_ferrojax(experiment: Experiment, transmission: str) -> dict[str, np.ndarray]:
-    """The same from ferrojax; transmission "abtem" mirrors that code's potential to the pixel."""
+    """The same from ferrojax; transmission "abtem" mirrors that code's potential on and off the pixels."""
     e = experiment
     options = {
         "tilt": e.tilt,
@@ -108,29 +107,16 @@ def bound(name: str) -> float:
     return BOUNDS.get(name, IMAGE_BOUND)
 
 
-def snapped(atoms: Atoms, grid: Grid, slice_thickness: float) -> tuple[Atoms, float]:
-    """Atoms on the nearest pixels and clear of slice edges, and the largest in-plane move in Å.
+def clear_of_slice_edges(atoms: Atoms, slice_thickness: float) -> Atoms:
+    """The same specimen with no atom nearer to the edge of its slice than a tenth (slice_thickness: Å, a ceiling).
 
-    Between pixels abTEM spreads an atom linearly over four of them, and an atom on a slice edge may fall on either
-    side: both are no question of right or wrong, so a cross-check leaves them out. All atoms move along z together.
-    Errors: InputError where two atoms fall on one place.
+    Where in its slice an atom lies is nothing to either engine, but abTEM may put one that lies on an edge, or outside
+    the box, into another slice than ours: a question of no right or wrong, so a cross-check leaves it out.
     """
+    plan = plan_slices(atoms, slice_thickness)
+    index, present = np.asarray(plan.index), np.asarray(plan.present) > 0
     position = np.asarray(atoms.position, float)
-    pixel, count = np.array(grid.sampling[::-1]), np.array(grid.shape[::-1])
-    index = np.round(position[:, :2] / pixel)
-    moved = float(np.abs(index * pixel - position[:, :2]).max())
-    depth = atoms.box[2]
-    step = depth / max(1, int(np.ceil(depth / slice_thickness - 1e-6)))
-    z = np.mod(_clear_of_edges(np.mod(position[:, 2], depth), step), depth)
-    place = np.column_stack([np.mod(index, count) * pixel, z])
-    if len(np.unique(place.round(3), axis=0)) < len(place):
-        raise InputError("sampling", grid.sampling, "puts two atoms on one place", "refine it, or remove the duplicate")
-    return Atoms(place, atoms.number, atoms.box, atoms.thermal_rms, atoms.occupancy), moved
-
-
-def _clear_of_edges(z: np.ndarray, step: float) -> np.ndarray:
-    """z shifted by a constant so that the atom nearest to a slice edge is as far from it as can be."""
-    phase = np.sort(np.unique(np.mod(z, step).round(6)))
-    gaps = np.diff(np.append(phase, phase[0] + step))
-    widest = int(np.argmax(gaps))
-    return z - (phase[widest] + gaps[widest] / 2)
+    top = np.broadcast_to(np.arange(len(index))[:, None, None], index.shape)[present] * plan.slice_thickness
+    near, far = top + 0.1 * plan.slice_thickness, top + 0.9 * plan.slice_thickness
+    position[index[present], 2] = np.clip(position[index[present], 2], near, far)
+    return Atoms(position, atoms.number, atoms.box, atoms.thermal_rms, atoms.occupancy)

@@ -13,7 +13,8 @@ from ferrojax.multislice.radial import LOW_PASS, beyond_factor, core_factor
 from ferrojax.multislice.scattering import projected_transform
 
 TRANSMISSIONS = ("renormalised", "conventional", "abtem")
-"""Core split; exp(iσV) of the exact structure factor; the same with abTEM's pixel factor, to compare with it."""
+"""Core split; exp(iσV) of the exact structure factor; the same with abTEM's pixels (factor and linear placement), to
+compare with it."""
 
 EXPLICIT_BAND = (0.75, 0.0, 0.8)
 """Band limit of the wave, its taper and the limit of t, as parts of Nyquist, for renormalised slices: what folds over
@@ -41,6 +42,7 @@ class SliceTables(eqx.Module):
     beyond: (edges, shares, elements, rows, cols) local cross-sections beyond outer angles; None if not wanted.
     carried: (rows, cols) components of t that are kept.
     shares: the occupancies tabled: (1,) where every atom is whole or absent, else SHARES.
+    pixel: Å (x, y), where an atom is shared out linearly among the pixels round it; None: placed exactly.
     """
 
     phase: Float[Array, "elements rows cols"]
@@ -50,6 +52,7 @@ class SliceTables(eqx.Module):
     ky: Float[Array, " rows"]
     kx: Float[Array, " cols"]
     shares: tuple[float, ...] = eqx.field(static=True)
+    pixel: tuple[float, float] | None = eqx.field(static=True, default=None)
 
     def share_weights(self, weight: Float[Array, "*atoms"]) -> Float[Array, "shares *atoms"]:
         """How much of each tabled share makes up an occupancy: the Lagrange polynomials through `shares` and 0."""
@@ -115,6 +118,7 @@ def slice_tables(
         jnp.asarray(ky, real),
         jnp.asarray(kx, real),
         shares,
+        (grid.sampling[1], grid.sampling[0]) if transmission == "abtem" else None,
     )
 
 
@@ -129,9 +133,22 @@ def structure_factor(
     tables: SliceTables, xy: Float[Array, "elements most 2"], weight: Float[Array, "*kinds elements most"]
 ) -> Complex[Array, "*kinds elements rows cols"]:
     """Σ_atoms w·exp(−2πi k·r) per element: separable, hence one matrix product per element."""
-    ex = jnp.exp(-2j * jnp.pi * xy[..., 0, None] * tables.kx)
-    ey = jnp.exp(-2j * jnp.pi * xy[..., 1, None] * tables.ky) * weight[..., None]
+    pixel_x, pixel_y = (None, None) if tables.pixel is None else tables.pixel
+    ex = _placed(xy[..., 0], tables.kx, pixel_x)
+    ey = _placed(xy[..., 1], tables.ky, pixel_y) * weight[..., None]
     return jnp.einsum("...emy,emx->...eyx", ey, ex, precision=jax.lax.Precision.HIGHEST)
+
+
+def _placed(
+    x: Float[Array, "elements most"], k: Float[Array, " n"], pixel: float | None
+) -> Complex[Array, "elements most n"]:
+    """exp(−2πi k x) along one axis; with a pixel (Å) abTEM's: (1 − f)·exp(−2πi k x₀) + f·exp(−2πi k x₁), x₀ the pixel
+    at or below x, f the part of the way to the next one, x₁ (`superpose_deltas` of abTEM 1.0.11)."""
+    if pixel is None:
+        return jnp.exp(-2j * jnp.pi * x[..., None] * k)
+    below = jnp.floor(x / pixel)[..., None]
+    share = x[..., None] / pixel - below
+    return jnp.exp(-2j * jnp.pi * below * pixel * k) * (1 - share + share * jnp.exp(-2j * jnp.pi * pixel * k))
 
 
 def slice_transmission(
