@@ -30,6 +30,13 @@ class Grid(eqx.Module):
         nx, ny = friendly(width / sampling), friendly(height / sampling)
         return Grid((ny, nx), (height / ny, width / nx))
 
+    def check_spans(self, width: float, height: float) -> None:
+        """Refuse a box (x, y in Å) that this grid does not span."""
+        if np.abs(np.array(self.extent) - (height, width)).max() > 1e-3:
+            swapped = np.abs(np.array(self.extent) - (width, height)).max() <= 1e-3
+            remedy = "swap shape and sampling to (y, x)" if swapped else "use Grid.for_box(width, height, sampling)"
+            raise InputError("grid", self.extent, f"does not span the box, {(height, width)} Å (y, x)", remedy)
+
     @property
     def extent(self) -> tuple[float, float]:
         """(height, width) in Å."""

@@ -44,7 +44,16 @@ def loss(p: dict, base: Atoms, plan: SlicePlan, route: str, thermal, source: boo
     probe = Probe(200e3, p["semiangle"], p["defocus"], aberrations, size, p["focal_spread"], edge=6.0)
     scan = Scan.grid((0, 0), base.box[:2], (3, 3))
     images = simulate(
-        atoms, probe, scan, DETECTORS, thermal=thermal, tilt=p["tilt"], sampling=0.1, plan=plan, route=route
+        atoms,
+        probe,
+        scan,
+        DETECTORS,
+        thermal=thermal,
+        tilt=p["tilt"],
+        sampling=0.1,
+        plan=plan,
+        route=route,
+        window=None,
     )
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)))
     haadf, abf, com = (at_thickness(images[name].data, PLANES, p["thickness"]) for name in DETECTORS)

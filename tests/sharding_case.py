@@ -64,6 +64,7 @@ def main() -> dict:
             plan=slices,
             devices=devices,
             route="probes",
+            window=None,
         )
         return (images["abf"].data * jnp.arange(15.0).reshape(3, 5)).sum()
 

@@ -66,6 +66,7 @@ def detector_operator(
     outer angle in between is not taken out here.
     """
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
+    grid.check_spans(*atoms.box[:2])
     plan.check_specimen(atoms)
     illumination = Probe(energy, max_semiangle)
     reach = FRACTION * grid.nyquist * illumination.wavelength * 1e3

@@ -13,6 +13,7 @@ from ferrojax.detection.detectors import Detector
 from ferrojax.detection.numerics import Numerics
 from ferrojax.detection.scan import Scan
 from ferrojax.errors import InputError, is_traced
+from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, FrozenPhonons, SlicePlan, ThermalModel
 from ferrojax.optics import PlaneWave, Probe
 
@@ -43,6 +44,8 @@ class Request(eqx.Module):
         atoms, probe, scan, detectors = specimen
         _check_types(atoms, probe, scan, detectors, thermal, plan)
         check_atoms(atoms)
+        if isinstance(numerics.sampling, Grid):
+            numerics.sampling.check_spans(*atoms.box[:2])
         return Request(
             atoms,
             probe,
@@ -55,6 +58,14 @@ class Request(eqx.Module):
             _checked_plan(plan, atoms, numerics),
             None if devices is None else tuple(devices),
         )
+
+
+def guarded_tilt(request: Request) -> Float[Array, "*positions 2"]:
+    """The tilt, whose value is checked at run time where it is traced."""
+    if not is_traced(request.tilt):
+        return request.tilt
+    bad = ~(jnp.abs(request.tilt) <= STEEPEST)
+    return eqx.error_if(request.tilt, bad.any(), f"tilt: must be finite and within {STEEPEST:g} mrad")
 
 
 def _check_types(atoms, probe, scan, detectors, thermal, plan) -> None:
@@ -90,8 +101,7 @@ def _checked_tilt(tilt: Any, scan: Scan) -> Float[Array, "*positions 2"]:
     if array.shape not in ((2,), (*scan.shape, 2)):
         raise InputError("tilt", array.shape, problem, "e.g. (3.0, 0.0)")
     if is_traced(array):
-        bad = ~(jnp.abs(array) <= STEEPEST)
-        return eqx.error_if(array, bad.any(), f"tilt: must be finite and within {STEEPEST:g} mrad")
+        return array
     if not np.isfinite(np.asarray(array)).all():
         raise InputError("tilt", "NaN or infinity", "must be finite", "give (x, y) in mrad")
     worst = float(np.abs(np.asarray(array)).max())

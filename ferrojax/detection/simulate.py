@@ -19,7 +19,7 @@ from ferrojax.detection.detectors import Detector
 from ferrojax.detection.numerics import NumericOptions, Numerics
 from ferrojax.detection.plan import HALVES, PLAIN, Job, RunPlan, choose
 from ferrojax.detection.reading import Optics, Signals, focal_nodes, lost_angles, prepare, run_band
-from ferrojax.detection.request import Request
+from ferrojax.detection.request import Request, guarded_tilt
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
@@ -93,6 +93,7 @@ def simulate(
             print(run, file=sys.stderr)
         tables = _tables(layout.request, layout.slices, run)
         tiles = _tiles(layout)
+    layout = eqx.tree_at(lambda x: x.request.tilt, layout, guarded_tilt(layout.request))
     signals = partial(_signals, layout, tiles, _Shared(_beam(layout, tables), tables))
     mean, error = _average(_each_configuration(signals, layout), thermal)
     depths = layout.slices.depths
@@ -150,7 +151,8 @@ def _laid_out(request: Request) -> _Layout:
         slices = plan_slices(atoms, step, request.thicknesses)
     window = _window(request, slices)
     if window is not None:
-        nx, ny = (max(1, int(np.ceil(window / side - 1e-9))) for side in atoms.box[:2])
+        # As many whole periods as a window of a large crystal has: the probe stands anywhere in one of them.
+        nx, ny = (int(np.ceil(window / side + 0.5)) if side < window else 1 for side in atoms.box[:2])
         if nx * ny > 1:
             slices = slices.repeated(nx, ny, len(atoms.number))
             request = eqx.tree_at(lambda r: r.atoms, request, atoms.repeated(nx, ny, 1))
@@ -291,11 +293,18 @@ def _signals(layout: _Layout, tiles: Tiles, shared: "_Shared", runs: list[tuple[
     position, occupancy, grid = (jnp.stack(a) for a in zip(*runs, strict=True))
     out = _run(where, (position, occupancy, grid), shared, run.route, run.batch, mesh, len(runs) > 1)
 
+    return [_images(out, i, tiles.where, sampled, shape) for i in range(len(runs))]
+
+
+@eqx.filter_jit
+def _images(out: Signals, lane: int, where, sampled: ScanSampling, shape: tuple[int, int]) -> Signals:
+    """One lane's signals on the scan; name -> (exits, rows, cols, *channels)."""
+
     def image(s):
-        s = s.reshape(-1, *s.shape[3:])[tiles.where]
+        s = s[lane].reshape(-1, *s.shape[4:])[where]
         return jnp.moveaxis(sampled.resample(s.reshape(*shape, *s.shape[1:])), 2, 0)
 
-    return [jax.tree.map(lambda s: image(s[i]), out) for i in range(len(runs))]  # noqa: B023
+    return jax.tree.map(image, out)
 
 
 def _mesh(run: RunPlan, devices) -> Mesh | None:
@@ -367,15 +376,29 @@ def _average(each: Iterator[Signals], thermal: ThermalModel) -> tuple[Signals, S
     draws = configurations(thermal) // pair
     mean = spread = None
     for i in range(draws):
-        members = [next(each) for _ in range(pair)]
-        value = jax.tree.map(lambda *s: sum(s) / pair, *members)
+        value = next(each)
+        if pair > 1:
+            value = _halfway(value, next(each))
         if mean is None:
-            mean, spread = value, jax.tree.map(jnp.zeros_like, value)
+            mean, spread = value, jax.tree.map(jnp.zeros_like, value) if draws > 1 else None
             continue
-        delta = jax.tree.map(jnp.subtract, value, mean)
-        mean = jax.tree.map(lambda m, d: m + d / (i + 1), mean, delta)  # noqa: B023
-        spread = jax.tree.map(lambda s, d, v, m: s + d * (v - m), spread, delta, value, mean)
+        mean, spread = _update(mean, spread, value, i + 1)
     assert mean is not None
-    if draws < 2:
+    if spread is None:
         return mean, None
     return mean, jax.tree.map(lambda s: jnp.sqrt(s / (draws - 1) / draws), spread)
+
+
+# Compiled, so that a camera's patterns are added up where they are and never held as differences of all of them.
+
+
+@jax.jit
+def _halfway(a: Signals, b: Signals) -> Signals:
+    return jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def _update(mean: Signals, spread: Signals, value: Signals, count) -> tuple[Signals, Signals]:
+    """Mean and sum of squared deviations with one more value (Welford)."""
+    new = jax.tree.map(lambda m, v: m + (v - m) / count, mean, value)
+    return new, jax.tree.map(lambda s, m, n, v: s + (v - m) * (v - n), spread, mean, new, value)

@@ -203,10 +203,13 @@ def exit_wave(
 
     tilt in mrad (x, y); slice_thickness in Å. Pass a plan (`plan_slices`) when positions are traced.
     """
-    box = (atoms.box[1], atoms.box[0])
-    if np.abs(np.array(grid.extent) - box).max() > 1e-3:
-        raise InputError("grid", grid.extent, f"does not span the box {box} Å (y, x)", "use Grid.for_box")
+    if not isinstance(illumination, PlaneWave):
+        shown = type(illumination).__name__
+        raise InputError("illumination", shown, "is no PlaneWave", "give fj.PlaneWave(energy), or simulate a Probe")
+    if not isinstance(grid, Grid):
+        raise InputError("grid", type(grid).__name__, "is no Grid", "use Grid.for_box(width, height, sampling)")
     check_atoms(atoms)
+    grid.check_spans(*atoms.box[:2])
     plan = plan_slices(atoms, slice_thickness) if plan is None else plan
     plan.check_specimen(atoms)
     partial = is_traced(atoms.occupancy) or bool((np.asarray(atoms.occupancy) % 1 > 0).any())

@@ -1,0 +1,118 @@
+"""Windows: what a probe sees round it is as good as a large box, and tells no left from right."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ferrojax.crystal import Atoms, displaced_supercell, material
+from ferrojax.detection import (
+    AnnularDetector,
+    CentreOfMass,
+    PixelatedDetector,
+    Scan,
+    SegmentedDetector,
+    plan_simulation,
+    simulate,
+)
+from ferrojax.multislice import FrozenPhonons, plan_slices
+from ferrojax.optics import Probe
+
+PROBE = Probe(200e3, 21.4)
+DETECTORS = {
+    "com": CentreOfMass(40),
+    "quarters": SegmentedDetector(10, 40),
+    "camera": PixelatedDetector(40, step=4.0),
+    "abf": AnnularDetector(11, 21.4),
+}
+COARSE: dict[str, Any] = {"sampling": 0.1}
+
+
+def cell(name: str, shift: float, depth: int = 12, cells: int = 1) -> Atoms:
+    field = np.zeros((cells, cells, 3))
+    field[..., 0] = shift
+    return displaced_supercell(material(name), field, depth)
+
+
+def at(points) -> Scan:
+    """A line of probes."""
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    n = len(points)
+    return Scan.grid((x0, y0), (x0 + (x1 - x0) * n / (n - 1), y0 + (y1 - y0)), (1, n))
+
+
+@pytest.fixture(scope="module")
+def symmetric():
+    """Non-polar SrTiO3 at its inversion centres Ti and Sr."""
+    atoms = cell("SrTiO3", 0.0)
+    a = atoms.box[0]
+    return {
+        k: np.asarray(v.data) for k, v in simulate(atoms, PROBE, at([(0, 0), (a / 2, 0)]), DETECTORS, **COARSE).items()
+    }
+
+
+def friedel(camera) -> float:
+    """‖I(k) − I(−k)‖/‖I(k) + I(−k)‖."""
+    turned = camera[..., ::-1, ::-1]
+    return float(np.linalg.norm(camera - turned) / np.linalg.norm(camera + turned))
+
+
+def test_a_symmetric_specimen_gives_symmetric_signals_with_default_arguments(symmetric):
+    assert np.abs(symmetric["com"]).max() < 1e-4  # mrad
+    assert friedel(symmetric["camera"]) < 1e-4
+    quarters = symmetric["quarters"][:, 0]
+    np.testing.assert_allclose(quarters[0], quarters[2], rtol=1e-4)
+    np.testing.assert_allclose(quarters[1], quarters[3], rtol=1e-4)
+
+
+def test_a_mirror_plane_is_kept_and_polarity_is_not_made_up():
+    """BaTiO3 displaced along x: y is a mirror; against a box of 6 × 6 cells what is polar is right."""
+    small, large = cell("BaTiO3", 0.15), cell("BaTiO3", 0.15, cells=6)
+    scan = Scan.grid((2.0, 2.0), (4.0, 4.0), (1, 2))
+    one, six = (simulate(atoms, PROBE, scan, DETECTORS, **COARSE) for atoms in (small, large))
+    for out in (one, six):
+        assert np.abs(out["com"].data[1]).max() < 1e-4
+        camera = np.asarray(out["camera"].data)
+        assert np.linalg.norm(camera - camera[..., ::-1, :]) < 1e-4 * np.linalg.norm(camera)
+    assert np.abs(one["com"].data[0]).min() > 0.05  # mrad: the polar signal
+    np.testing.assert_allclose(one["com"].data, six["com"].data, atol=0.02)
+    assert friedel(np.asarray(one["camera"].data)) == pytest.approx(friedel(np.asarray(six["camera"].data)), rel=0.03)
+    np.testing.assert_allclose(one["abf"].data, six["abf"].data, rtol=0.01)
+
+
+def test_a_box_smaller_than_the_window_is_repeated():
+    """One cell tells what six by six do; taken as it stands it has its neighbours' probes interfere."""
+    rings = {"adf": AnnularDetector(40, 80), "abf": AnnularDetector(11, 21.4)}
+    scan = Scan.grid((0, 0), (4, 4), (3, 3))
+    one = simulate(cell("BaTiO3", 0.1), PROBE, scan, rings, **COARSE)
+    six = simulate(cell("BaTiO3", 0.1, cells=6), PROBE, scan, rings, **COARSE)
+    alone = simulate(cell("BaTiO3", 0.1), PROBE, scan, rings, window=None, **COARSE)
+    for name in rings:
+        norm = np.linalg.norm(six[name].data)
+        assert np.linalg.norm(one[name].data - six[name].data) < 0.01 * norm
+        assert np.linalg.norm(alone[name].data - six[name].data) > 0.02 * norm
+    plan = plan_simulation(cell("BaTiO3", 0.1), PROBE, scan, rings, **COARSE)
+    assert min(plan.grid.extent) >= 15.9
+
+
+def test_repeated_cells_vibrate_on_their_own_and_keep_a_given_plan():
+    atoms = cell("BaTiO3", 0.1, depth=4)
+    scan, rings = Scan.grid((0, 0), (2, 2), (1, 2)), {"adf": AnnularDetector(40, 80)}
+    plan = plan_slices(atoms, 2.0, [8.0, 16.0])
+    thermal = FrozenPhonons(2, seed=0)
+    planned = simulate(atoms, PROBE, scan, rings, thermal=thermal, plan=plan, **COARSE)["adf"]
+    given = simulate(
+        atoms, PROBE, scan, rings, thermal=thermal, thicknesses=[8.0, 16.0], slice_thickness=2.0, **COARSE
+    )["adf"]
+    np.testing.assert_allclose(planned.data, given.data, rtol=1e-5)
+    assert planned.thickness == pytest.approx((8.0, 16.0))
+    periodic = simulate(atoms, PROBE, scan, rings, thermal=thermal, plan=plan, window=None, **COARSE)["adf"]
+    assert np.abs(periodic.data / planned.data - 1).max() > 1e-3
+
+
+def test_runs_share_the_grids_between_configurations():
+    atoms, scan, rings = cell("BaTiO3", 0.1, 2), Scan.grid((0, 0), (4, 4), (2, 2)), {"adf": AnnularDetector(40, 80)}
+    runs = [len(plan_simulation(atoms, PROBE, scan, rings, thermal=t).runs) for t in (None, FrozenPhonons(3))]
+    assert runs == [2, 6]
+    assert plan_simulation(atoms, PROBE, scan, rings, thermal=FrozenPhonons(4)).runs == ((0, 0), (1, 1), (2, 0), (3, 1))
+    assert plan_simulation(atoms, PROBE, scan, rings, window=None).runs == ((0, 0),)
