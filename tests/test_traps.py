@@ -9,7 +9,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from ferrojax.detection import Scan
 from ferrojax.errors import InputError
+from ferrojax.image import DiffractionScan, Image
 from ferrojax.optics import PlaneWave, Probe
 
 NAN, INF = np.nan, np.inf
@@ -166,3 +168,142 @@ def test_the_check_of_traced_values_leaves_transformations_alone(field):
     jax.grad(f)(most)
     jax.monitoring.clear_event_listeners()
     assert not [name for name in compiled if "backend_compile" in name]
+
+
+def scan(start: Any = (0, 0), end: Any = (4.0, 3.0), shape: Any = (6, 8)) -> Scan:
+    return Scan.grid(start, end, shape)
+
+
+@pytest.mark.parametrize(
+    ("match", "build"),
+    [
+        ("scan shape.*whole number.*got 4.5", lambda: scan(shape=(4.5, 4))),
+        ("scan shape.*whole number.*got 4.0", lambda: scan(shape=(4, 4.0))),
+        ("scan shape.*whole number.*got True", lambda: scan(shape=(True, 4))),
+        ("scan shape.*whole number.*got -3.*at least", lambda: scan(shape=(-3, 4))),
+        ("scan shape.*whole number.*got 0", lambda: scan(shape=(4, 0))),
+        ("scan shape.*whole number.*'4'", lambda: scan(shape="44")),
+        ("scan shape.*rows, cols.*got 64", lambda: scan(shape=64)),
+        ("scan shape.*rows, cols", lambda: scan(shape=(4, 4, 4))),
+        ("scan shape.*rows, cols", lambda: scan(shape=None)),
+        ("scan shape.*before tracing", lambda: jax.jit(lambda n: scan(shape=(n, 4)).position)(4)),
+        ("start.*finite, in Å", lambda: scan(start=(NAN, 0))),
+        ("end.*finite, in Å", lambda: scan(end=(4.0, INF))),
+        ("end.*2 numbers, in Å.*got 4.0", lambda: scan(end=4.0)),
+        ("end.*2 numbers", lambda: scan(end=(4.0, 3.0, 5.0))),
+        ("start.*no real number", lambda: scan(start="origin")),
+        ("start.*no real number", lambda: scan(start=None)),
+        ("start.*no real number", lambda: scan(start=(0, None))),
+        ("start.*real number", lambda: scan(start=np.array([0, 1j]))),
+        ("end.*at most 100000, in Å.*0.4 nm is 4", lambda: scan(end=(4e5, 3e5))),
+        ("start.*at least -100000", lambda: scan(start=(-4e5, 0))),
+        ("scan.*one place.*0 Å along x for 8 positions.*move", lambda: scan((1, 1), (1, 1))),
+        ("scan.*one place.*0 Å along y for 6 positions", lambda: scan((0, 1), (4, 1))),
+        ("scan.*below 0.0001 Å.*4e-10 Å along x for 8.*in Å", lambda: scan(end=(4e-10, 3e-10))),
+        ("scan shape", lambda: Scan(jnp.zeros(2), jnp.ones(2), (0, 4))),
+        ("scan.*one place", lambda: Scan(jnp.ones(2), jnp.ones(2), (2, 2))),
+        ("end.*finite", lambda: Scan(jnp.zeros(2), jnp.full(2, jnp.nan), (2, 2))),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_scan_that_cannot_be_meant_is_refused(match, build):
+    refused(match, build)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_line_and_a_point_are_scans():
+    assert scan((0, 1), (4, 1), (1, 8)).sampling == (0.5, 0.5)
+    assert scan((1, 0), (1, -3), (6, 1)).sampling == (0.5, 0.5)
+    assert scan((1, 1), (1, 1), (1, 1)).sampling == (1.0, 1.0)
+    assert scan(shape=np.array([6, 8])).shape == (6, 8)
+    np.testing.assert_allclose(Scan((0, 0), (4, 3), (6, 8)).position, scan().position)
+
+
+@pytest.mark.parametrize(
+    "ends", [((0.0, 0.0), (4.0, 3.0), (6, 4)), ((0.0, 1.0), (4.0, 1.0), (1, 4))], ids=["area", "line"]
+)
+def test_a_scan_is_an_argument_of_jit_and_vmap(ends):
+    """Positions and step of a traced scan are those of the known one, and an image takes the step."""
+    given = scan(*ends)
+
+    def used(there):
+        return there.position, Image(jnp.ones(there.shape), there.sampling)
+
+    position, image = jax.jit(used)(given)
+    np.testing.assert_allclose(position, given.position, atol=1e-6)
+    np.testing.assert_allclose(image.sampling, given.sampling, rtol=1e-6)
+    moved = jnp.stack([given.start, given.start - 1.0])
+    steps = jax.vmap(lambda s: Image(jnp.ones(given.shape), scan(s, ends[1], ends[2]).sampling).sampling)(moved)
+    for step, start in zip(steps, moved, strict=True):
+        np.testing.assert_allclose(step, scan(start, ends[1], ends[2]).sampling, rtol=1e-6)
+
+
+def test_slopes_with_respect_to_the_corner_of_a_scan():
+    """x runs from s to 4 in steps of (4 − s)/8: column 3 moves by 5/8 of s, and the step falls by 1/8."""
+    where = jax.grad(lambda s: scan((s, 0.0)).position[0, 3, 0])(0.5)
+    step = jax.jit(jax.grad(lambda s: Image(jnp.ones((6, 8)), scan((s, 0.0)).sampling).sampling[1]))(0.5)
+    assert float(where) == pytest.approx(5 / 8)
+    assert float(step) == pytest.approx(-1 / 8)
+    assert jax.grad(lambda there: there.sampling[0])(scan()).end.tolist() == pytest.approx([0, 1 / 6])
+
+
+ONES = np.ones((4, 5))
+MASKED = np.ma.masked_array(ONES, ONES > 0)
+
+
+@pytest.mark.parametrize(
+    ("match", "build"),
+    [
+        ("sampling.*finite, in Å per pixel.*0.2, 0.2", lambda: Image(ONES, (NAN, 0.2))),
+        ("sampling.*positive, in Å per pixel", lambda: Image(ONES, -0.2)),
+        ("sampling.*positive", lambda: Image(ONES, (0.2, 0))),
+        ("sampling.*at least 0.0001, in Å per pixel", lambda: Image(ONES, 2e-11)),
+        ("sampling.*2 numbers", lambda: Image(ONES, (0.2, 0.2, 0.2))),
+        ("sampling.*2 numbers", lambda: Image(ONES, jnp.ones(3))),
+        ("sampling.*finite", lambda: Image(ONES, jnp.array([jnp.nan, 1.0]))),
+        ("sampling.*no real number", lambda: Image(ONES, "0.2")),
+        ("sampling.*no real number", lambda: Image(ONES, None)),
+        ("image.*no real numbers.*array of complex128.*abs", lambda: Image(ONES * 1j, 0.2)),
+        ("image.*no real numbers.*array of bool", lambda: Image(ONES > 0, 0.2)),
+        ("image.*no real numbers.*array of object", lambda: Image(ONES.astype(object), 0.2)),
+        ("image.*no real number", lambda: Image([[1, 2], [3]], 0.2)),
+        ("image.*no real number", lambda: Image("scan.dm4", 0.2)),
+        ("image.*no real number", lambda: Image(None, 0.2)),
+        ("image.*two axes", lambda: Image(np.ones(5), 0.2)),
+        ("image.*two axes", lambda: Image(1.0, 0.2)),
+        ("image.*no pixel.*0, 5", lambda: Image(np.ones((0, 5)), 0.2)),
+        ("image.*no pixel", lambda: Image(np.ones((0, 4, 5)), 0.2)),
+        ("image.*mask.*20 masked values", lambda: Image(MASKED, 0.2)),
+        (r"standard_error.*shape of the data, \(4, 5\).*got \(5, 4\)", lambda: Image(ONES, 0.2, ONES.T)),
+        ("standard_error.*shape of the data", lambda: Image(ONES, 0.2, 0.1)),
+        ("standard_error.*no real numbers", lambda: Image(ONES, 0.2, ONES > 0)),
+        ("standard_error.*mask", lambda: Image(ONES, 0.2, MASKED)),
+        ("diffraction scan.*four axes", lambda: DiffractionScan(np.ones((4, 5, 6)), 0.2, 1.0)),
+        ("diffraction scan.*no pixel", lambda: DiffractionScan(np.ones((4, 5, 0, 6)), 0.2, 1.0)),
+        ("angular_sampling.*positive, in mrad per pixel", lambda: DiffractionScan(np.ones((2, 2, 2, 2)), 0.2, 0.0)),
+        ("angular_sampling.*finite", lambda: DiffractionScan(np.ones((2, 2, 2, 2)), 0.2, (1.0, NAN))),
+        ("sampling.*positive, in Å", lambda: DiffractionScan(np.ones((2, 2, 2, 2)), -0.2, 1.0)),
+        ("standard_error.*shape", lambda: DiffractionScan(np.ones((2, 2, 2, 2)), 0.2, 1.0, np.ones((2, 2)))),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_data_that_are_no_image_are_refused(match, build):
+    refused(match, build)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float16, np.float32, np.float64, jnp.bfloat16, list])
+def test_intensities_of_any_real_kind_become_single_precision(kind):
+    """The step with them: half a precision would have moved 0.2 Å by 0.05 pm."""
+    values = np.arange(6).reshape(2, 3)
+    data = values.tolist() if kind is list else values.astype(kind)
+    image = Image(data, 0.2, data)
+    assert image.data.dtype == image.sampling.dtype == np.float32
+    np.testing.assert_array_equal(image.data, values)
+    np.testing.assert_array_equal(image.standard_error, values)
+    assert image.sampling.tolist() == [np.float32(0.2)] * 2
+    np.testing.assert_array_equal(Image(np.ma.masked_array(values), (0.1, 0.3)).data, values)
+
+
+def test_one_step_stands_for_both_axes():
+    found = DiffractionScan(np.ones((2, 2, 3, 3)), 0.5, np.float64(2))
+    assert (found.sampling.tolist(), found.angular_sampling.tolist()) == ([0.5, 0.5], [2.0, 2.0])
