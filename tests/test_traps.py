@@ -2,16 +2,27 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
-from ferrojax.detection import Scan
+from ferrojax.acquisition import blurred
+from ferrojax.detection import (
+    AnnularDetector,
+    CentreOfMass,
+    PixelatedDetector,
+    Scan,
+    SegmentedDetector,
+    differential_phase_contrast,
+    integrate_gradient,
+    integrated_centre_of_mass,
+)
 from ferrojax.errors import InputError
+from ferrojax.grid import Grid
 from ferrojax.image import DiffractionScan, Image
+from ferrojax.multislice import FastThermal, FrozenPhonons
 from ferrojax.optics import PlaneWave, Probe
 
 NAN, INF = np.nan, np.inf
@@ -109,67 +120,6 @@ def test_what_a_microscope_can_have_is_taken():
     assert Probe(200e3, 20, source_size=np.float32(0.25)).source_size.tolist() == [0.25, 0.25]
 
 
-def test_what_is_not_traced_stays_known_inside_jit():
-    """A plan reads semi-angle, source and aberrations of a beam that is built inside."""
-
-    def inside(defocus):
-        made = Probe(200e3, 20.0, defocus, {"C30": 1e4}, 0.5, 30.0)
-        known = (
-            float(made.semiangle),
-            float(np.asarray(made.source_size)[0]),
-            float(made.focal_spread),
-            float(made.aberrations["C30"]),
-        )
-        assert known == (20.0, 0.5, 30.0, 1e4)
-        return made.defocus
-
-    assert float(jax.jit(inside)(7.0)) == 7.0
-
-
-RANGES = {"semiangle": (20.0, -20.0), "source_size": (0.5, -0.5), "focal_spread": (30.0, -30.0)}
-
-
-def squared(value, field: str):
-    return (getattr(probe(**{"semiangle": 20.0, field: value}), field) ** 2).sum()
-
-
-@pytest.mark.parametrize("field", RANGES)
-def test_traced_values_out_of_range_stop_the_program(field):
-    good, bad = (jnp.asarray(v) for v in RANGES[field])
-    run = eqx.filter_jit(lambda v: squared(v, field))
-    for value in (bad, jnp.asarray(NAN)):
-        with pytest.raises(eqx.EquinoxRuntimeError, match=f"{field}: must lie between"):
-            run(value)
-    assert float(run(good)) == pytest.approx(float(good) ** 2 * (2 if field == "source_size" else 1))
-
-
-@pytest.mark.parametrize("field", RANGES)
-def test_the_check_of_traced_values_leaves_transformations_alone(field):
-    """Slopes, curvature and maps are those of the plain value; nothing is compiled twice."""
-    good = jnp.asarray(RANGES[field][0])
-    times = 2 if field == "source_size" else 1
-
-    def f(v):
-        return squared(v, field)
-
-    def everything(v):
-        return (
-            jax.grad(f)(v), jax.jvp(f, (v,), (jnp.ones(()),))[1], jax.jit(jax.hessian(f))(v),
-            jax.vmap(jax.grad(f))(jnp.stack([v, 2 * v])), jax.grad(jax.checkpoint(f))(v),  # pyright: ignore
-        )  # fmt: skip
-
-    slope = 2 * times * good
-    for found, exact in zip(everything(good), (slope, slope, 2 * times, [slope, 2 * slope], slope), strict=True):
-        np.testing.assert_allclose(found, exact, rtol=1e-6)
-    compiled, run, more, most = [], jax.jit(jax.value_and_grad(f)), 1.1 * good, 1.2 * good
-    run(good)
-    jax.monitoring.register_event_duration_secs_listener(lambda event, duration_secs, **kwargs: compiled.append(event))
-    run(more)
-    jax.grad(f)(most)
-    jax.monitoring.clear_event_listeners()
-    assert not [name for name in compiled if "backend_compile" in name]
-
-
 def scan(start: Any = (0, 0), end: Any = (4.0, 3.0), shape: Any = (6, 8)) -> Scan:
     return Scan.grid(start, end, shape)
 
@@ -219,34 +169,6 @@ def test_a_line_and_a_point_are_scans():
     np.testing.assert_allclose(Scan((0, 0), (4, 3), (6, 8)).position, scan().position)
 
 
-@pytest.mark.parametrize(
-    "ends", [((0.0, 0.0), (4.0, 3.0), (6, 4)), ((0.0, 1.0), (4.0, 1.0), (1, 4))], ids=["area", "line"]
-)
-def test_a_scan_is_an_argument_of_jit_and_vmap(ends):
-    """Positions and step of a traced scan are those of the known one, and an image takes the step."""
-    given = scan(*ends)
-
-    def used(there):
-        return there.position, Image(jnp.ones(there.shape), there.sampling)
-
-    position, image = jax.jit(used)(given)
-    np.testing.assert_allclose(position, given.position, atol=1e-6)
-    np.testing.assert_allclose(image.sampling, given.sampling, rtol=1e-6)
-    moved = jnp.stack([given.start, given.start - 1.0])
-    steps = jax.vmap(lambda s: Image(jnp.ones(given.shape), scan(s, ends[1], ends[2]).sampling).sampling)(moved)
-    for step, start in zip(steps, moved, strict=True):
-        np.testing.assert_allclose(step, scan(start, ends[1], ends[2]).sampling, rtol=1e-6)
-
-
-def test_slopes_with_respect_to_the_corner_of_a_scan():
-    """x runs from s to 4 in steps of (4 − s)/8: column 3 moves by 5/8 of s, and the step falls by 1/8."""
-    where = jax.grad(lambda s: scan((s, 0.0)).position[0, 3, 0])(0.5)
-    step = jax.jit(jax.grad(lambda s: Image(jnp.ones((6, 8)), scan((s, 0.0)).sampling).sampling[1]))(0.5)
-    assert float(where) == pytest.approx(5 / 8)
-    assert float(step) == pytest.approx(-1 / 8)
-    assert jax.grad(lambda there: there.sampling[0])(scan()).end.tolist() == pytest.approx([0, 1 / 6])
-
-
 ONES = np.ones((4, 5))
 MASKED = np.ma.masked_array(ONES, ONES > 0)
 
@@ -291,19 +213,179 @@ def test_data_that_are_no_image_are_refused(match, build):
     refused(match, build)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float16, np.float32, np.float64, jnp.bfloat16, list])
-def test_intensities_of_any_real_kind_become_single_precision(kind):
-    """The step with them: half a precision would have moved 0.2 Å by 0.05 pm."""
-    values = np.arange(6).reshape(2, 3)
-    data = values.tolist() if kind is list else values.astype(kind)
-    image = Image(data, 0.2, data)
-    assert image.data.dtype == image.sampling.dtype == np.float32
-    np.testing.assert_array_equal(image.data, values)
-    np.testing.assert_array_equal(image.standard_error, values)
-    assert image.sampling.tolist() == [np.float32(0.2)] * 2
-    np.testing.assert_array_equal(Image(np.ma.masked_array(values), (0.1, 0.3)).data, values)
+BOX = Grid((40, 40), (0.25, 0.25))  # 10 Å: 2.508 mrad per pixel, reaches 50 mrad, 71 in the corners
+WAVELENGTH = PlaneWave(200e3).wavelength
 
 
-def test_one_step_stands_for_both_axes():
-    found = DiffractionScan(np.ones((2, 2, 3, 3)), 0.5, np.float64(2))
-    assert (found.sampling.tolist(), found.angular_sampling.tolist()) == ([0.5, 0.5], [2.0, 2.0])
+def annular(inner: Any = 60.0, outer: Any = 170.0, edge: Any = 0.0) -> AnnularDetector:
+    return AnnularDetector(inner, outer, edge)
+
+
+def segmented(segments: Any = 4, rotation: Any = 0.0, outer: Any = 30.0) -> SegmentedDetector:
+    return SegmentedDetector(5.0, outer, segments, rotation)
+
+
+def camera(max_angle: Any = 40.0, **change: Any) -> PixelatedDetector:
+    return PixelatedDetector(max_angle, **(change or {"step": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("match", "build"),
+    [
+        ("detector.*below 0.5 mrad.*0.06–0.17 mrad.*0.06 rad is 60", lambda: annular(0.06, 0.17)),
+        ("detector.*below 0.5 mrad.*give mrad", lambda: annular(0.06, INF)),
+        ("outer.*at most 1500, in mrad", lambda: annular(60, 17000.0)),
+        ("inner.*at most 1500, in mrad", lambda: annular(6000.0, INF)),
+        ("inner.*finite", lambda: annular(NAN, 170)),
+        ("outer.*finite", lambda: annular(60, NAN)),
+        ("outer.*finite", lambda: annular(60, -INF)),
+        ("inner.*no real number", lambda: annular("60")),
+        ("inner.*no real number", lambda: annular(None)),
+        ("outer.*no real number", lambda: annular(60, True)),
+        ("outer.*one number", lambda: annular(60, (170, 180))),
+        ("inner.*before tracing", lambda: jax.jit(lambda a: annular(a).weights(BOX, WAVELENGTH))(5.0)),
+        ("detector.*inner < outer.*30–30", lambda: annular(30, 30)),
+        ("detector.*inner < outer", lambda: annular(INF, INF)),
+        ("detector.*inner < outer", lambda: annular(-10, 30)),
+        ("detector edge.*not negative, in mrad", lambda: annular(10, 30, -1.0)),
+        ("detector edge.*width of 20 mrad", lambda: annular(10, 30, 21.0)),
+        ("detector edge.*finite", lambda: annular(10, 30, NAN)),
+        ("detector edge.*finite", lambda: annular(10, INF, INF)),
+        ("detector edge.*no real number", lambda: annular(10, 30, "soft")),
+        ("segments.*whole number.*got 4.5", lambda: segmented(4.5)),
+        ("segments.*whole number.*got 4.0", lambda: segmented(4.0)),
+        ("segments.*whole number.*got True", lambda: segmented(True)),
+        ("segments.*whole number.*got 0", lambda: segmented(0)),
+        ("segments.*whole number.*'4'", lambda: segmented("4")),
+        ("rotation.*rad.*45° is 0.785", lambda: segmented(rotation=45.0)),
+        ("rotation.*finite", lambda: segmented(rotation=NAN)),
+        ("rotation.*no real number", lambda: segmented(rotation=None)),
+        ("detector.*below 0.5 mrad", lambda: CentreOfMass(0.04)),
+        ("outer.*no real number", lambda: CentreOfMass([30.0, None])),
+        ("detector edge.*not negative", lambda: CentreOfMass(30.0, edge=-1.0)),
+        ("detector.*finite", lambda: CentreOfMass(INF)),
+        ("max_angle.*at least 0.5, in mrad.*0.06 rad is 60", lambda: camera(0.04, shape=64)),
+        ("max_angle.*at most 1500", lambda: camera(4e4, shape=64)),
+        ("max_angle.*finite", lambda: camera(INF, shape=64)),
+        ("max_angle.*no real number", lambda: camera("all", shape=64)),
+        ("detector shape.*whole number.*got 64.5", lambda: camera(shape=(64.5, 64))),
+        ("detector shape.*whole number.*got 64.0", lambda: camera(shape=(64, 64.0))),
+        ("detector shape.*rows, cols.*got 64.0", lambda: camera(shape=64.0)),
+        ("detector shape.*whole number.*got True", lambda: camera(shape=True)),
+        ("detector shape.*whole number.*got -64", lambda: camera(shape=-64)),
+        ("detector shape.*rows, cols", lambda: camera(shape=(64, 64, 64))),
+        ("detector shape.*whole number", lambda: camera(shape="64")),
+        ("detector step.*finite, in mrad", lambda: camera(step=(1.0, NAN))),
+        ("detector step.*positive, in mrad", lambda: camera(step=-1.0)),
+        ("detector step.*at most 80, in mrad", lambda: camera(step=81.0)),
+        ("detector step.*2 numbers", lambda: camera(step=(1.0, 1.0, 1.0))),
+        ("detector step.*no real number", lambda: camera(step="fine")),
+        ("detector.*step and shape", lambda: camera(step=1.0, shape=64)),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_detector_that_cannot_be_meant_is_refused(match, build):
+    refused(match, build)
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        AnnularDetector(11.3, 12.4),
+        AnnularDetector(80, 170),
+        SegmentedDetector(11.3, 12.4),
+        SegmentedDetector(2, 3, 32),
+    ],
+    ids=["thin", "far", "thin sectors", "many sectors"],
+)
+def test_a_channel_without_a_pixel_is_refused(detector):
+    """Between two pixels of the pattern, beyond all of them, or in sectors none of the few pixels reaches."""
+    with pytest.raises(
+        InputError, match=r"holds none of the pattern's pixels.*2.51 mrad apart up to 70.9.*window or box"
+    ):
+        detector.response(BOX, WAVELENGTH)
+
+
+def test_a_disc_without_a_pixel_is_refused():
+    """Frequencies half a step off zero: the four nearest lie 1.77 mrad from it."""
+    offset = Grid(BOX.shape, BOX.sampling, (0.5, 0.5))
+    with pytest.raises(InputError, match="pattern's pixels"):
+        CentreOfMass(1.7).response(offset, WAVELENGTH)
+    assert CentreOfMass(1.8).response(offset, WAVELENGTH).weights.sum((-2, -1)).tolist()[0] == 4
+
+
+def test_detectors_take_what_they_can_have():
+    assert annular(np.int64(0), np.inf).outer == np.inf
+    assert annular(1400, 1500).outer == 1500.0
+    assert annular(np.float32(10), 30, 20).edge == 20.0
+    assert SegmentedDetector(0, 30, np.int32(4) + 0, -np.pi).segments == 4
+    assert camera(shape=np.int64(8)).shape == (8, 8)
+    assert camera(step=np.array([1.0, 2.0])).step == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("model", [FrozenPhonons, FastThermal])
+@pytest.mark.parametrize(
+    ("match", "change"),
+    [
+        ("n: .*whole number.*got 2.5.*configurations", {"n": 2.5}),
+        ("n: .*whole number.*got 2.0", {"n": 2.0}),
+        ("n: .*whole number.*got True", {"n": True}),
+        ("n: .*whole number.*'8'", {"n": "8"}),
+        ("n: .*whole number.*got None", {"n": None}),
+        ("n: .*whole number.*got -2", {"n": -2}),
+        ("n: .*even number.*got 3.*independent", {"n": 3, "draws": "antithetic"}),
+        ("draws.*choose independent, antithetic", {"draws": "sobol"}),
+        ("seed.*whole number from 0.*got 1.5", {"seed": 1.5}),
+        ("seed.*whole number from 0.*got -1", {"seed": -1}),
+        ("seed.*whole number from 0.*got 4294967296", {"seed": 2**32}),
+        ("seed.*whole number.*got None", {"seed": None}),
+        ("seed.*whole number.*'0'", {"seed": "0"}),
+        ("seed.*whole number.*got True", {"seed": True}),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_thermal_models_that_cannot_be_meant_are_refused(model: Any, match, change):
+    refused(match, lambda: model(**{"n": 2, **change}))
+
+
+QUADRANTS = Image(np.ones((4, 3, 3)), 1.0)
+FIELD = Image(np.ones((2, 3, 3)), 1.0)
+GRADIENT = jnp.ones((2, 3, 3))
+
+
+def integrated(wavelength: Any = WAVELENGTH, **change: Any) -> Image:
+    return integrated_centre_of_mass(FIELD, wavelength, **change)
+
+
+@pytest.mark.parametrize(
+    ("match", "build"),
+    [
+        ("semiangle.*finite, in mrad", lambda: differential_phase_contrast(QUADRANTS, segmented(), NAN)),
+        ("semiangle.*no real number", lambda: differential_phase_contrast(QUADRANTS, segmented(), "20")),
+        ("semiangle.*one number", lambda: differential_phase_contrast(QUADRANTS, segmented(), (20.0, 20.0))),
+        ("semiangle.*5–30 mrad", lambda: differential_phase_contrast(QUADRANTS, segmented(), 0.02)),
+        ("detector.*CentreOfMass", lambda: differential_phase_contrast(QUADRANTS, CentreOfMass(30), 20.0)),  # pyright: ignore
+        ("wavelength.*positive, in Å.*probe.wavelength", lambda: integrated(0.0)),
+        ("wavelength.*finite", lambda: integrated(NAN)),
+        ("wavelength.*no real number", lambda: integrated("200 kV")),
+        ("wavelength.*one number", lambda: integrated((0.02, 0.02))),
+        ("boundary.*periodic, mirror", lambda: integrated(boundary="open")),
+        ("boundary.*periodic, mirror", lambda: integrated(boundary=None)),
+        ("boundary.*periodic, mirror", lambda: integrated(boundary=["mirror"])),
+        ("high_pass.*not negative, in 1/Å", lambda: integrated(high_pass=-0.1)),
+        ("high_pass.*finite", lambda: integrated(high_pass=NAN)),
+        ("high_pass.*finite", lambda: integrated(high_pass=INF)),
+        ("high_pass.*no real number", lambda: integrated(high_pass=None)),
+        ("high_pass.*no real number", lambda: integrated(high_pass=True)),
+        ("high_pass.*one number", lambda: integrated(high_pass=(0.1, 0.1))),
+        ("gradient.*rows, cols", lambda: integrate_gradient(jnp.ones((3, 3, 3)), (1.0, 1.0))),
+        ("gradient.*rows, cols", lambda: integrate_gradient(jnp.ones((3, 3)), (1.0, 1.0))),
+        ("sampling.*positive", lambda: integrate_gradient(GRADIENT, (1.0, 0.0))),
+        ("sampling.*2 numbers", lambda: integrate_gradient(GRADIENT, 1.0)),
+        ("factor.*whole number.*got 1.5", lambda: blurred(jnp.ones((4, 4)), (1, 1), jnp.zeros(2), 1.5)),  # pyright: ignore
+        ("factor.*whole number.*got 0", lambda: blurred(jnp.ones((4, 4)), (1, 1), jnp.zeros(2), 0)),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_phase_contrast_that_cannot_be_meant_is_refused(match, build):
+    refused(match, build)

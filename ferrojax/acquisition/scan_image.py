@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ferrojax.checks import whole_number
+
 UPSAMPLING = 4
 """Band-limited images are refined by this factor before linear interpolation (error below 0.5 %)."""
 
@@ -42,6 +44,7 @@ def blurred(image: Float[Array, "rows cols"], box, sigma: Float[Array, "2"], fac
     box: (width, height) Å. Pixel (0, 0) stays where it is, so refined pixel (i, j) lies at (i, j) / factor. Exact for a
     band-limited image; what an even count has at its Nyquist frequency is taken as a cosine.
     """
+    factor = whole_number("factor", factor, "give a whole number of fine pixels per pixel, e.g. 4")
     rows, cols = image.shape
     ky, kx = np.fft.fftfreq(rows, box[1] / rows), np.fft.fftfreq(cols, box[0] / cols)
     envelope = jnp.exp(-2 * jnp.pi**2 * ((sigma[1] * ky[:, None]) ** 2 + (sigma[0] * kx[None]) ** 2))
