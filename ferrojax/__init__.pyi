@@ -7,6 +7,7 @@ from .columns import cramer_rao as cramer_rao
 from .columns import estimate_drift as estimate_drift
 from .columns import estimate_jitter as estimate_jitter
 from .columns import find_columns as find_columns
+from .columns import saturated_pixels as saturated_pixels
 from .columns import scan_distortion as scan_distortion
 from .columns import variance_split as variance_split
 from .crystal import Atoms as Atoms
@@ -34,7 +35,6 @@ from .errors import InputError as InputError
 from .grid import Grid as Grid
 from .image import DiffractionScan as DiffractionScan
 from .image import Image as Image
-from .image import saturated_pixels as saturated_pixels
 from .io import read as read
 from .io import read_map as read_map
 from .io import read_unit_cell_folder as read_unit_cell_folder

@@ -1,18 +1,25 @@
 """Data with calibration, nothing else."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import check_numbers, real_numbers
 from ferrojax.errors import InputError
+
+FINEST = 1e-4
+"""Å per pixel; a finer step is in another unit (m, µm)."""
 
 
 class Image(eqx.Module):
     """A scanned image, or a stack of them.
 
-    data: (..., rows, cols), leading axes such as thickness first; any intensity unit.
-    sampling: (2,) Å per pixel as (y, x).
+    data: (..., rows, cols), leading axes such as thickness first; any intensity unit; integers and half precision
+    become single precision.
+    sampling: (2,) Å per pixel as (y, x); one value stands for both.
     standard_error: like data, where it is known (frozen phonons), else None.
     name: where it comes from, for messages and reports.
     thickness: Å of specimen behind every simulated image, that of the leading axis where there are several; None: not
@@ -25,13 +32,11 @@ class Image(eqx.Module):
     name: str = eqx.field(static=True)
     thickness: tuple[float, ...] | None = eqx.field(static=True)
 
-    def __init__(self, data, sampling, standard_error=None, name: str = "image", thickness=None):
+    def __init__(self, data: Any, sampling: Any, standard_error: Any = None, name="image", thickness: Any = None):
         self.thickness = None if thickness is None else tuple(float(t) for t in thickness)
-        self.data = _real(data)
-        if self.data.ndim < 2:
-            raise InputError("image", self.data.shape, "needs two axes (rows, cols)", "pass a 2-D array")
-        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype)
-        self.standard_error = None if standard_error is None else jnp.asarray(standard_error)
+        self.data = _intensities("image", data, ("rows", "cols"))
+        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype, FINEST)
+        self.standard_error = None if standard_error is None else _errors(standard_error, self.data.shape)
         self.name = name
 
 
@@ -40,7 +45,7 @@ class DiffractionScan(eqx.Module):
 
     data: (..., rows, cols, ky, kx), the zero beam in the centre of the (ky, kx) array, between pixels where a count
     is even; any intensity unit per pixel.
-    sampling: (2,) Å per scan step as (y, x). angular_sampling: (2,) mrad per pixel as (y, x).
+    sampling: (2,) Å per scan step as (y, x). angular_sampling: (2,) mrad per pixel as (y, x). One value: both.
     standard_error: like data, where it is known, else None.
     name: where it comes from, for messages and reports.
     thickness: Å of specimen behind every simulated scan, that of the leading axis where there are several.
@@ -53,15 +58,15 @@ class DiffractionScan(eqx.Module):
     name: str = eqx.field(static=True)
     thickness: tuple[float, ...] | None = eqx.field(static=True)
 
-    def __init__(self, data, sampling, angular_sampling, standard_error=None, name: str = "scan", thickness=None):
+    def __init__(
+        self, data: Any, sampling: Any, angular_sampling: Any, standard_error: Any = None, name: str = "scan",
+        thickness: Any = None,
+    ):  # fmt: skip
         self.thickness = None if thickness is None else tuple(float(t) for t in thickness)
-        self.data = _real(data)
-        if self.data.ndim < 4:
-            problem = "needs four axes (rows, cols, ky, kx)"
-            raise InputError("diffraction scan", self.data.shape, problem, "pass a 4-D array")
-        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype)
+        self.data = _intensities("diffraction scan", data, ("rows", "cols", "ky", "kx"))
+        self.sampling = _steps("sampling", sampling, "Å", self.data.dtype, FINEST)
         self.angular_sampling = _steps("angular_sampling", angular_sampling, "mrad", self.data.dtype)
-        self.standard_error = None if standard_error is None else jnp.asarray(standard_error)
+        self.standard_error = None if standard_error is None else _errors(standard_error, self.data.shape)
         self.name = name
 
     @property
@@ -74,71 +79,44 @@ class DiffractionScan(eqx.Module):
         """Deflection in mrad, (*stack, 2, rows, cols), x first: first moments of the whole array over its sum."""
         y, x = self.angle
         total = self.data.sum((-2, -1))
-        moments = [self.data.sum(-2) @ x, self.data.sum(-1) @ y]
+        moments = [(self.data.sum(-2) * x).sum(-1), (self.data.sum(-1) * y).sum(-1)]
         return Image(jnp.stack(moments, -3) / total[..., None, :, :], self.sampling, None, self.name)
 
 
-def _real(data) -> Array:
-    data = jnp.asarray(data)
-    return data if jnp.issubdtype(data.dtype, jnp.floating) else data.astype(jnp.float32)
+def _intensities(field: str, data: Any, axes: tuple[str, ...]) -> Array:
+    """Real numbers in single precision or better, with these last axes and at least one pixel."""
+    array = _real(field, data)
+    if array.ndim < len(axes):
+        count = {2: "two", 4: "four"}[len(axes)]
+        problem = f"needs {count} axes ({', '.join(axes)})"
+        raise InputError(field, array.shape, problem, f"pass a {len(axes)}-D array")
+    if 0 in array.shape:
+        raise InputError(field, array.shape, "holds no pixel", "check how it was cut or read")
+    return array
 
 
-def _steps(field: str, value, unit: str, dtype) -> Array:
-    step = np.asarray(value, dtype=float) if not isinstance(value, Array) else value
-    if step.shape != (2,):
-        raise InputError(field, value, f"needs two values (y, x) in {unit} per pixel", "e.g. (0.2, 0.2)")
-    if isinstance(step, np.ndarray) and not (np.isfinite(step).all() and (step > 0).all()):
-        raise InputError(field, value, f"must be positive, in {unit} per pixel", "e.g. (0.2, 0.2)")
-    return jnp.asarray(step, dtype=dtype)
+def _errors(value: Any, shape: tuple[int, ...]) -> Array:
+    array = _real("standard_error", value)
+    if array.shape != shape:
+        problem = f"needs the shape of the data, {shape}"
+        raise InputError("standard_error", array.shape, problem, "give one standard error per value, or None")
+    return array
 
 
-def saturated_pixels(data, minimum: bool = False) -> np.ndarray:
-    """Where the detector or a file format cut off the intensity: bool like data (..., rows, cols).
-
-    minimum: test the smallest value too; only for images without vacuum, whose equal pixels look the same.
-    An extreme value is a cut-off where at least 8 pixels have it and more than twice as many as any of the
-    five values next to it: a histogram of counts, Poisson or not, falls off towards its ends, a cut one piles up.
-    Unseen: clipping before frames were averaged or the image was filtered. A noise-free image whose brightest part
-    is exactly constant is taken for saturated.
-    """
-    data = np.asarray(data)
-    cut = np.zeros(data.shape, bool)
-    finite = data[np.isfinite(data)]
-    if _piles_up(finite):
-        cut |= data == finite.max()
-    if minimum and _piles_up(-finite):
-        cut |= data == finite.min()
-    return cut
+def _real(field: str, data: Any) -> Array:
+    if isinstance(data, np.ma.MaskedArray):
+        if np.ma.is_masked(data):
+            shown = f"{np.ma.count_masked(data)} masked values"
+            raise InputError(field, shown, "would lose its mask", "cut the masked part off, or pass data.filled(...)")
+        data = data.data
+    array = jnp.asarray(real_numbers(field, data, "pass intensities: the abs() of a wave, a mask as .astype(float)"))
+    single = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
+    return array if single else array.astype(jnp.float32)
 
 
-def without_spikes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """data (rows, cols) with hot and dead pixels replaced by the median round them, and where (bool) they were.
-
-    A spike lies farther outside the range of all but a thousandth of the pixels than that range is wide, and stands
-    out of its eight neighbours by more than half of it: no column is so narrow, and no count so unlikely.
-    """
-    from scipy import ndimage
-
-    low, high = np.quantile(data, (0.001, 0.999))
-    wide = max(high - low, 1e-12 * max(abs(high), abs(low)))
-    out = (data > high + wide) | (data < low - wide)
-    if not out.any():
-        return data, out
-    ring = np.ones((3, 3), bool)
-    ring[1, 1] = False
-    around = ndimage.median_filter(data, footprint=ring, mode="mirror")
-    out &= np.abs(data - around) > 0.5 * wide
-    return np.where(out, around, data), out
-
-
-def _piles_up(values: np.ndarray) -> bool:
-    """Whether the largest of the values is far more frequent than the five next to it."""
-    if not values.size or (at_top := int((values == values.max()).sum())) < 8:
-        return False
-    most = 0
-    for _ in range(5):
-        values = values[values < values.max()]
-        if not values.size:
-            break
-        most = max(most, int((values == values.max()).sum()))
-    return at_top > 2 * most > 0
+def _steps(field: str, value: Any, unit: str, dtype: Any, finest: float = 0.0) -> Array:
+    remedy = f"give (y, x) in {unit} per pixel, e.g. (0.2, 0.2)"
+    given = real_numbers(field, value, remedy)
+    shape = (2,) if given.ndim else ()
+    check_numbers(field, value, remedy, unit=f"{unit} per pixel", shape=shape, above=0.0, low=finest)
+    return jnp.broadcast_to(jnp.asarray(given, dtype), (2,))

@@ -33,6 +33,26 @@ def test_blur_is_a_gaussian_of_that_rms(wave):
     assert 2 * amplitude[2, 0].real == pytest.approx(np.exp(-2 * np.pi**2 * (0.4 * 2 / 8) ** 2), rel=1e-5)
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("shape", [(5, 5), (6, 6), (7, 6), (8, 9), (5, 8), (9, 7), (1, 2)], ids=str)
+def test_refining_reads_the_same_waves_at_the_finer_points(shape, factor):
+    """A constant, every cosine that the pixels hold and its sine, at any size; the value at a pixel stays its value."""
+    box, still = (3.0, 5.0), jnp.zeros(2)
+    y, x = (np.arange(n) / n for n in shape)
+    fine_y, fine_x = (np.arange(n * factor) / (n * factor) for n in shape)
+    for ky, kx in [(i, j) for i in range(shape[0] // 2 + 1) for j in range(shape[1] // 2 + 1)]:
+        # at an even count's Nyquist frequency only the cosine exists
+        wave_y = [f for f in (np.cos, np.sin) if f is np.cos or 0 < 2 * ky < shape[0]]
+        wave_x = [f for f in (np.cos, np.sin) if f is np.cos or 0 < 2 * kx < shape[1]]
+        for f, g in [(f, g) for f in wave_y for g in wave_x]:
+            image = f(2 * np.pi * ky * y)[:, None] * g(2 * np.pi * kx * x)
+            found = np.asarray(blurred(jnp.asarray(image, jnp.float32), box, still, factor))
+            np.testing.assert_allclose(
+                found, f(2 * np.pi * ky * fine_y)[:, None] * g(2 * np.pi * kx * fine_x), atol=2e-6
+            )
+            np.testing.assert_allclose(found[::factor, ::factor], image, atol=2e-6)
+
+
 def test_record_reads_the_image_where_the_probe_stands(wave):
     g = geometry(rotation=np.deg2rad(7.0), jitter=0.05, drift=[0.002, -0.001])
     key = jax.random.key(0)

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from benchmarks.lattice_phantom import Scene, draw, marks
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, SATURATED, SEAM
+from ferrojax.columns.faulty_pixels import saturated_pixels
 from ferrojax.columns.indexing.index import Candidates, fit_lattice, grow_cells
 from ferrojax.columns.indexing.orientation import equal_view
 from ferrojax.columns.indexing.pixels import blank_pixels, find_peaks, working_grid
@@ -16,7 +17,6 @@ from ferrojax.columns.indexing.seeds import column_gap, seed_columns, seed_posit
 from ferrojax.crystal import Crystal, material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
-from ferrojax.image import saturated_pixels
 
 PTO = projected_motif(material("PbTiO3"), (0, 0, 1))
 STO110 = projected_motif(material("SrTiO3"), (1, 1, 0))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from ferrojax.acquisition import average_frames
+from ferrojax.columns.faulty_pixels import without_spikes
 from ferrojax.crystal import material
 from ferrojax.errors import InputError
-from ferrojax.image import Image, without_spikes
+from ferrojax.image import Image
 from ferrojax.io import read
 from ferrojax.polarization import map_polarization, map_with_model
 

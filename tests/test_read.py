@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from ferrojax.columns.faulty_pixels import saturated_pixels
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError
-from ferrojax.image import DiffractionScan, saturated_pixels
+from ferrojax.image import DiffractionScan
 from ferrojax.io import read
 
 DEMO_IMAGE = Path(str(files("ferrojax.data"))) / "BTO_crystal_1.dm4"

@@ -14,7 +14,7 @@ import ferrojax
 
 PACKAGE = Path(__file__).parents[1] / "ferrojax"
 ORDER = (
-    "errors constants grid image crystal optics multislice detection acquisition columns polarization tilt "
+    "errors checks constants grid image crystal optics multislice detection acquisition columns polarization tilt "
     "io dataset models training inference report interop cli"
 )
 ROOMS = ORDER.split()

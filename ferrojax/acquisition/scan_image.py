@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ferrojax.checks import whole_number
+
 UPSAMPLING = 4
 """Band-limited images are refined by this factor before linear interpolation (error below 0.5 %)."""
 
@@ -39,14 +41,33 @@ def scan_positions(key: Key[Array, ""], geometry: ScanGeometry) -> Float[Array, 
 def blurred(image: Float[Array, "rows cols"], box, sigma: Float[Array, "2"], factor: int = 1) -> Array:
     """Periodic image convolved with a Gaussian source (rms (x, y) in Å) and refined `factor` times.
 
-    box: (width, height) Å. Exact for a band-limited image.
+    box: (width, height) Å. Pixel (0, 0) stays where it is, so refined pixel (i, j) lies at (i, j) / factor. Exact for a
+    band-limited image; what an even count has at its Nyquist frequency is taken as a cosine.
     """
+    factor = whole_number("factor", factor, "give a whole number of fine pixels per pixel, e.g. 4")
     rows, cols = image.shape
     ky, kx = np.fft.fftfreq(rows, box[1] / rows), np.fft.fftfreq(cols, box[0] / cols)
     envelope = jnp.exp(-2 * jnp.pi**2 * ((sigma[1] * ky[:, None]) ** 2 + (sigma[0] * kx[None]) ** 2))
-    spectrum = jnp.fft.fftshift(jnp.fft.fft2(image) * envelope)
-    pads = [((factor - 1) * n // 2, (factor - 1) * n - (factor - 1) * n // 2) for n in (rows, cols)]
-    return jnp.fft.ifft2(jnp.fft.ifftshift(jnp.pad(spectrum, pads))).real * factor**2
+    spectrum = jnp.fft.fft2(image) * envelope
+    for axis in (0, 1):
+        spectrum = _zero_padded(spectrum, axis, factor)
+    return jnp.fft.ifft2(spectrum).real * factor**2
+
+
+def _zero_padded(spectrum: Array, axis: int, factor: int) -> Array:
+    """The spectrum in FFT order, `factor` times as many frequencies along the axis; an even count's Nyquist term is
+    shared between +½ and −½, so that the image stays real."""
+    if factor == 1:
+        return spectrum
+    n = spectrum.shape[axis]
+    half = n // 2
+    if n % 2 == 0:
+        nyquist = np.expand_dims(np.arange(n) == half, 1 - axis)
+        spectrum = jnp.where(nyquist, spectrum / 2, spectrum)
+    low, high = (jax.lax.slice_in_dim(spectrum, *span, axis=axis) for span in ((0, half + 1), (n - half, n)))
+    gap = list(spectrum.shape)
+    gap[axis] = factor * n - (2 * half + 1)
+    return jnp.concatenate([low, jnp.zeros(gap, spectrum.dtype), high], axis)
 
 
 def record(

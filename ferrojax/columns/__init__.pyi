@@ -18,6 +18,7 @@ from .distortion.scan import lattice_deviation as lattice_deviation
 from .distortion.scan import resampled_lines as resampled_lines
 from .distortion.scan import scan_distortion as scan_distortion
 from .distortion.scan import variance_split as variance_split
+from .faulty_pixels import saturated_pixels as saturated_pixels
 from .find import FindOptions as FindOptions
 from .find import FoundColumns as FoundColumns
 from .find import find_columns as find_columns

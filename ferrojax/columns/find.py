@@ -10,6 +10,7 @@ from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, FAINT, JUMP, UNLIKE, Columns
 from ferrojax.columns.contrast import unlike
 from ferrojax.columns.distortion.jumps import beside_jumps, scan_jumps, without_jumps
+from ferrojax.columns.faulty_pixels import saturated_pixels, without_spikes
 from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
 from ferrojax.columns.fitting.noise import Noise
 from ferrojax.columns.indexing.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
@@ -18,7 +19,7 @@ from ferrojax.columns.oxygen import hidden_oxygen
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
-from ferrojax.image import Image, saturated_pixels, without_spikes
+from ferrojax.image import Image
 
 CORE = 0.5
 _KNOTS = 3.0

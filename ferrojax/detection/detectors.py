@@ -1,16 +1,47 @@
 """Detectors: what is recorded of every diffraction pattern."""
 
 import abc
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import check_numbers, real_number, real_numbers, whole_number, whole_pair
 from ferrojax.detection.response import Rebinning, Response, WeightedSum
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.image import DiffractionScan, Image
+
+LEAST_OUTER, WIDEST = 0.5, 1500.0
+"""mrad; a detector that ends below the first is given in rad, and the second is nearly a right angle."""
+
+
+_MRAD = "give mrad: 0.06 rad is 60"
+
+
+def _angle(field: str, value: Any) -> float:
+    """mrad, or inf."""
+    if isinstance(value, float | np.floating) and value == np.inf:
+        return float(value)
+    return real_number(field, value, _MRAD, unit="mrad", high=WIDEST)
+
+
+def _width(value: Any) -> float:
+    return real_number(
+        "detector edge", value, "give the width of the soft edge, 0 for a hard one", unit="mrad", low=0.0
+    )
+
+
+def _count(value: Any) -> int:
+    return whole_number("segments", value, "give the number of sectors, e.g. segments=4")
+
+
+def _azimuth(value: Any) -> float:
+    remedy = "give the first boundary's azimuth in rad: 45° is 0.785"
+    return real_number("rotation", value, remedy, unit="rad", low=-4 * np.pi, high=4 * np.pi)
 
 
 class Detector(eqx.Module):
@@ -47,9 +78,9 @@ class AnnularDetector(Detector):
     edge: width in mrad of linear ramps centred on both angles (none at the zero beam); 0 is hard.
     """
 
-    inner: float = eqx.field(static=True, converter=float)
-    outer: float = eqx.field(static=True, converter=float)
-    edge: float = eqx.field(static=True, converter=float, default=0.0)
+    inner: float = eqx.field(static=True, converter=partial(_angle, "inner"))
+    outer: float = eqx.field(static=True, converter=partial(_angle, "outer"))
+    edge: float = eqx.field(static=True, converter=_width, default=0.0)
 
     def __check_init__(self):
         _check_ring(self.inner, self.outer, self.edge)
@@ -64,7 +95,8 @@ class AnnularDetector(Detector):
 
     def weights(self, grid: Grid, wavelength: float) -> Float[Array, "rows cols"]:
         """Weight of every diffraction pixel, FFT order."""
-        return _real(_ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge))
+        ring = _ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge)
+        return _collecting(ring, self, grid, wavelength)
 
     def response(self, grid: Grid, wavelength: float) -> WeightedSum:
         """One channel; what lies beyond the grid is left to the caller."""
@@ -84,19 +116,15 @@ class SegmentedDetector(Detector):
     ring and (where wider than a pixel) of the boundaries.
     """
 
-    inner: float = eqx.field(static=True, converter=float)
-    outer: float = eqx.field(static=True, converter=float)
-    segments: int = eqx.field(static=True, default=4)
-    rotation: float = eqx.field(static=True, converter=float, default=0.0)
-    edge: float = eqx.field(static=True, converter=float, default=0.0)
+    inner: float = eqx.field(static=True, converter=partial(_angle, "inner"))
+    outer: float = eqx.field(static=True, converter=partial(_angle, "outer"))
+    segments: int = eqx.field(static=True, converter=_count, default=4)
+    rotation: float = eqx.field(static=True, converter=_azimuth, default=0.0)
+    edge: float = eqx.field(static=True, converter=_width, default=0.0)
 
     def __check_init__(self):
         _check_ring(self.inner, self.outer, self.edge)
         _check_finite(self.outer)
-        if self.segments < 1:
-            raise InputError("segments", self.segments, "needs at least one", "e.g. segments=4")
-        if not np.isfinite(self.rotation):
-            raise InputError("rotation", self.rotation, "is not a number", "give the first boundary's azimuth in rad")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -121,7 +149,8 @@ class SegmentedDetector(Detector):
         width = np.where(grid.k > 0, np.minimum(across / k, 2 * np.pi), 2 * np.pi)  # the zero beam: all the way round
         start = azimuth - self.rotation - width / 2
         share = (self._covered(start + width) - self._covered(start)) / width
-        return _real(share * _ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge))
+        ring = _ring(grid.k * wavelength * 1e3, self.inner, self.outer, self.edge)
+        return _collecting(share * ring, self, grid, wavelength)
 
     def _covered(self, azimuth: np.ndarray) -> np.ndarray:
         """∫ of every sector's indicator from 0 to an azimuth of any number of turns, (segments, ...)."""
@@ -150,7 +179,7 @@ class CentreOfMass(Detector):
     edge: float = eqx.field(static=True)
 
     def __init__(self, outer, edge=0.0):
-        self.outer, self.edge = float(outer), float(edge)
+        self.outer, self.edge = _angle("outer", outer), _width(edge)
         _check_ring(self.inner, self.outer, self.edge)
         _check_finite(self.outer)
 
@@ -171,6 +200,7 @@ class CentreOfMass(Detector):
         check_grid(self.outer + self.edge / 2, grid, wavelength)
         ky, kx = (k * wavelength * 1e3 for k in grid.frequencies)
         disc = _ring(grid.k * wavelength * 1e3, 0.0, self.outer, self.edge)
+        _collecting(disc, self, grid, wavelength)
         return WeightedSum(_real(np.stack([disc, disc * kx[None], disc * ky[:, None]])))
 
     def result(self, signal, error, sampling, name: str) -> Image:
@@ -199,20 +229,20 @@ class PixelatedDetector(Detector):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, max_angle, step=None, shape=None):
-        if not (np.isfinite(max_angle) and max_angle > 0):
-            raise InputError("max_angle", max_angle, "must be positive, in mrad", "e.g. 40.0")
+        max_angle = real_number("max_angle", max_angle, _MRAD, unit="mrad", low=LEAST_OUTER, high=WIDEST)
         if (step is None) == (shape is None):
             raise InputError("detector", f"step={step}, shape={shape}", "needs one of step and shape", "give either")
         if step is None:
-            rows, cols = (int(n) for n in np.broadcast_to(np.asarray(shape), 2))
-            if min(rows, cols) < 1:
-                raise InputError("detector shape", shape, "is empty", "give (rows, cols) of at least (1, 1)")
+            remedy = "give a whole number of pixels, or (rows, cols), from 1"
+            pair = (shape, shape) if isinstance(shape, int | np.integer) else shape
+            rows, cols = whole_pair("detector shape", pair, remedy)
             self.shape, self.step = (rows, cols), (2 * max_angle / rows, 2 * max_angle / cols)
             return
-        y, x = (float(s) for s in np.broadcast_to(np.asarray(step), 2))
-        if not (np.isfinite([y, x]).all() and min(y, x) > 0 and max(y, x) <= 2 * max_angle):
-            problem = f"needs to be positive and at most {2 * max_angle:g} mrad"
-            raise InputError("detector step", step, problem, "give mrad per pixel, e.g. 1.0")
+        remedy = f"give mrad per pixel, one value or (y, x), up to {2 * max_angle:g} mrad, e.g. 1.0"
+        given = real_numbers("detector step", step, remedy)
+        limits = {"shape": (2,) if given.ndim else (), "above": 0.0, "high": 2 * max_angle}
+        check_numbers("detector step", step, remedy, unit="mrad", **limits)
+        y, x = (float(s) for s in np.broadcast_to(given, 2))
         rows, cols = (2 * int((max_angle / s - 0.5) * (1 + 1e-9)) + 1 for s in (y, x))
         self.shape, self.step = (rows, cols), (y, x)
 
@@ -270,11 +300,25 @@ def _ring(angle: np.ndarray, inner: float, outer: float, edge: float) -> np.ndar
     return rise * np.clip((outer - angle) / edge + 0.5, 0, 1)
 
 
+def _collecting(weights: np.ndarray, detector: Detector, grid: Grid, wavelength: float) -> Array:
+    """The weights (*channels, rows, cols), refused where a channel has none: its signal would be zero everywhere."""
+    if (weights.sum((-2, -1)) == 0).any():
+        wide, reach = (n * wavelength * 1e3 for n in (1 / min(grid.extent), grid.k.max()))
+        shown = f"{detector.inner:g}–{detector.outer:g} mrad"
+        problem = (
+            f"a channel holds none of the pattern's pixels, which are {wide:.3g} mrad apart up to {reach:.3g} mrad"
+        )
+        raise InputError("detector", shown, problem, "widen the ring, or simulate a larger window or box")
+    return _real(weights)
+
+
 def _check_ring(inner: float, outer: float, edge: float) -> None:
+    span = f"{inner:g}–{outer:g} mrad"
+    if 0 < outer < LEAST_OUTER or (outer == np.inf and 0 < inner < LEAST_OUTER):
+        raise InputError("detector", span, f"angles below {LEAST_OUTER:g} mrad are none of a STEM's", _MRAD)
     if not 0 <= inner < outer:
-        span = f"{inner}–{outer} mrad"
         raise InputError("detector", span, "needs 0 ≤ inner < outer", "swap or correct the angles")
-    if not 0 <= edge <= outer - inner or edge == np.inf:
+    if edge > outer - inner:
         problem = f"must lie between 0 and the width of {outer - inner:g} mrad"
         raise InputError("detector edge", edge, problem, "give the width of the soft edge in mrad")
 

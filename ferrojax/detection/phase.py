@@ -1,9 +1,14 @@
 """Phase contrast from deflections: DPC, and its integration to iCoM and iDPC images."""
 
+from typing import Any
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import check_numbers
 from ferrojax.detection.detectors import SegmentedDetector
 from ferrojax.errors import InputError, is_traced
 from ferrojax.image import Image
@@ -11,7 +16,7 @@ from ferrojax.image import Image
 BOUNDARIES = ("periodic", "mirror")
 
 
-def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, semiangle) -> Image:
+def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, semiangle: Any) -> Image:
     """Deflection of the beam in mrad, (*stack, 2, rows, cols), x first, from the sectors of a SegmentedDetector.
 
     segmented: (*stack, segments, rows, cols). semiangle: mrad of the illumination. Taken as a uniform disc of that
@@ -19,6 +24,10 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
     across the probe. A sector of middle u gains 2 sin(π/segments)/(π semiangle)·u per mrad of shift, hence
     shift = π·semiangle·(1 − (inner/semiangle)²)/(segments·sin(π/segments)) · Σ u·signal / Σ signal.
     """
+    if not isinstance(detector, SegmentedDetector):
+        raise InputError(
+            "detector", type(detector).__name__, "has no sectors", "pass the SegmentedDetector that recorded"
+        )
     n = detector.segments
     if n < 4:
         raise InputError("segments", n, "too few for differential phase contrast", "use 4 or more")
@@ -26,9 +35,7 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
     if len(shape) < 3 or shape[-3] != n:
         raise InputError("image", shape, f"needs {n} sectors before its (rows, cols)", "pass what the detector gave")
     rim = (detector.inner + detector.edge / 2, detector.outer - detector.edge / 2)
-    if not is_traced(semiangle) and not rim[0] < float(semiangle) < rim[1]:
-        problem = f"the rim of the disc must lie on the detector, {rim[0]:g}–{rim[1]:g} mrad"
-        raise InputError("semiangle", float(semiangle), problem, "choose inner < semiangle < outer")
+    semiangle = _on_the_detector(semiangle, rim)
     direction = jnp.asarray(np.stack([np.cos(detector.azimuth), np.sin(detector.azimuth)]), segmented.data.dtype)
     balance = jnp.einsum("cs,...syx->...cyx", direction, segmented.data) / segmented.data.sum(-3, keepdims=True)
     scale = jnp.pi * semiangle * (1 - (detector.inner / semiangle) ** 2) / (n * np.sin(np.pi / n))
@@ -36,7 +43,7 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
 
 
 def integrated_centre_of_mass(
-    deflection: Image, wavelength: float, *, boundary: str = "periodic", high_pass: float = 0.0
+    deflection: Image, wavelength: Any, *, boundary: str = "periodic", high_pass: Any = 0.0
 ) -> Image:
     """iCoM phase in rad, (*stack, rows, cols), zero mean, from a CentreOfMass image (of a DPC image: iDPC).
 
@@ -47,15 +54,14 @@ def integrated_centre_of_mass(
     shape = deflection.data.shape
     if len(shape) < 3 or shape[-3] != 2:
         raise InputError("image", shape, "needs the (x, y) deflections before its (rows, cols)", "use CentreOfMass")
-    if not (np.isfinite(wavelength) and wavelength > 0):
-        raise InputError("wavelength", wavelength, "must be positive, in Å", "e.g. probe.wavelength")
+    check_numbers("wavelength", wavelength, "give Å, e.g. probe.wavelength", unit="Å", above=0.0)
     gradient = deflection.data * (2e-3 * jnp.pi / wavelength)
     phase = integrate_gradient(gradient, deflection.sampling, boundary=boundary, high_pass=high_pass)
     return Image(phase, deflection.sampling, None, f"integrated {deflection.name}")
 
 
 def integrate_gradient(
-    gradient: Float[Array, "*stack 2 rows cols"], sampling, *, boundary: str = "periodic", high_pass: float = 0.0
+    gradient: Float[Array, "*stack 2 rows cols"], sampling: Any, *, boundary: str = "periodic", high_pass: Any = 0.0
 ) -> Float[Array, "*stack rows cols"]:
     """The zero-mean image whose gradient is nearest to the given one (least squares, by Fourier transform).
 
@@ -65,8 +71,12 @@ def integrate_gradient(
     """
     if boundary not in BOUNDARIES:
         raise InputError("boundary", boundary, "unknown", f"choose from {', '.join(BOUNDARIES)}")
-    if not is_traced(high_pass) and not 0 <= float(high_pass) < np.inf:
-        raise InputError("high_pass", high_pass, "must not be negative", "give a frequency in 1/Å, or 0")
+    if gradient.ndim < 3 or gradient.shape[-3] != 2:
+        raise InputError(
+            "gradient", gradient.shape, "needs (x, y) before its (rows, cols)", "pass (..., 2, rows, cols)"
+        )
+    check_numbers("high_pass", high_pass, "give a frequency in 1/Å, or 0: 0.5/nm is 0.05", unit="1/Å", low=0.0)
+    check_numbers("sampling", sampling, "give (y, x) in Å per pixel", unit="Å per pixel", shape=(2,), above=0.0)
     rows, cols = gradient.shape[-2:]
     gx, gy = gradient[..., 0, :, :], gradient[..., 1, :, :]
     if boundary == "mirror":
@@ -78,6 +88,19 @@ def integrate_gradient(
     along = -1j * (kx * jnp.fft.rfft2(gx) + ky * jnp.fft.rfft2(gy)) / (2 * jnp.pi)
     spectrum = jnp.where(square > 0, along / jnp.where(square > 0, square, 1), 0)
     return jnp.fft.irfft2(spectrum, s=gx.shape[-2:])[..., :rows, :cols]
+
+
+def _on_the_detector(semiangle: Any, rim: tuple[float, float]) -> Any:
+    """The semi-angle (mrad), refused where the disc's rim is not on the detector; as the program runs if traced."""
+    check_numbers("semiangle", semiangle, "give mrad: 0.0214 rad is 21.4", unit="mrad", above=0.0)
+    problem = f"the rim of the disc must lie on the detector, {rim[0]:g}–{rim[1]:g} mrad"
+    remedy = "choose inner < semiangle < outer"
+    if is_traced(semiangle):
+        known = jax.lax.stop_gradient(semiangle)
+        return eqx.error_if(semiangle, ~((known > rim[0]) & (known < rim[1])), f"semiangle: {problem}; {remedy}")
+    if not rim[0] < float(semiangle) < rim[1]:
+        raise InputError("semiangle", float(semiangle), problem, remedy)
+    return semiangle
 
 
 def _reflect(values, axis: int, sign: int):

@@ -1,14 +1,16 @@
 """Thermal models: how the atoms' thermal motion enters a simulation."""
 
 from functools import cache
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 from scipy.signal import fftconvolve
 
+from ferrojax.checks import any_traced, real_numbers, whole_number
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms
 from ferrojax.crystal.elements import SYMBOLS
@@ -32,15 +34,17 @@ class FrozenPhonons(eqx.Module):
     draws: "independent"; "antithetic", pairs (u, −u): the best for the position of a column, worse than
     independent for its intensity, which is even in u; "stratified": every coordinate of every atom takes each of
     n equally probable intervals once (Latin hypercube), better than independent for the position and no worse for
-    the intensity (figures in benchmarks/). antithetic=True is short for draws="antithetic".
+    the intensity (figures in benchmarks/). antithetic=True is short for draws="antithetic". seed: 0 to 2³² − 1, may be
+    traced.
     """
 
     n: int = eqx.field(static=True)
-    seed: int = eqx.field(static=True)
+    seed: UInt32[Array, ""]
     draws: str = eqx.field(static=True)
 
-    def __init__(self, n: int, seed: int = 0, draws: str = "independent", *, antithetic: bool | None = None):
-        self.n, self.seed, self.draws = n, seed, _checked_draws(n, draws, antithetic)
+    def __init__(self, n: int, seed: Any = 0, draws: str = "independent", *, antithetic: bool | None = None):
+        self.n, self.draws = _checked_draws(n, draws, antithetic)
+        self.seed = _checked_seed(seed)
 
     @property
     def antithetic(self) -> bool:
@@ -57,11 +61,12 @@ class FastThermal(eqx.Module):
     """
 
     n: int = eqx.field(static=True)
-    seed: int = eqx.field(static=True)
+    seed: UInt32[Array, ""]
     draws: str = eqx.field(static=True)
 
-    def __init__(self, n: int, seed: int = 0, draws: str = "antithetic", *, antithetic: bool | None = None):
-        self.n, self.seed, self.draws = n, seed, _checked_draws(n, draws, antithetic)
+    def __init__(self, n: int, seed: Any = 0, draws: str = "antithetic", *, antithetic: bool | None = None):
+        self.n, self.draws = _checked_draws(n, draws, antithetic)
+        self.seed = _checked_seed(seed)
 
     @property
     def antithetic(self) -> bool:
@@ -72,15 +77,28 @@ class FastThermal(eqx.Module):
 ThermalModel = FrozenPhonons | FastThermal | None
 
 
-def _checked_draws(n: int, draws: str, antithetic: bool | None) -> str:
+def _checked_draws(n: Any, draws: Any, antithetic: bool | None) -> tuple[int, str]:
+    """How many configurations, and how they depend on each other."""
     if antithetic is not None:
         draws = "antithetic" if antithetic else "independent"
     if draws not in DRAWS:
         raise InputError("draws", draws, "unknown", f"choose {', '.join(DRAWS)}")
-    if n < 1 or (draws == "antithetic" and n % 2):
-        need = "an even number of at least 2 (pairs)" if draws == "antithetic" else "at least 1"
-        raise InputError("n", n, f"configurations must be {need}", 'change n, or set draws="independent"')
-    return draws
+    n = whole_number("n", n, "give the number of configurations, at least 1")
+    if draws == "antithetic" and n % 2:
+        need = "configurations must be an even number of at least 2 (pairs)"
+        raise InputError("n", n, need, 'change n, or set draws="independent"')
+    return n, draws
+
+
+def _checked_seed(seed: Any) -> UInt32[Array, ""]:
+    """An array, so that another seed compiles nothing anew; a key holds 32 bits, and more would be cut off."""
+    remedy = "give an integer from 0 to 2**32 - 1"
+    if not any_traced(seed):
+        seed = whole_number("seed", seed, remedy, low=0, high=2**32 - 1)
+    elif not jnp.issubdtype((traced := real_numbers("seed", seed, remedy)).dtype, jnp.integer) or traced.ndim:
+        raise InputError("seed", f"traced {traced.dtype} of shape {traced.shape}", "must be one whole number", remedy)
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(seed, jnp.uint32)
 
 
 def configurations(thermal: ThermalModel) -> int:

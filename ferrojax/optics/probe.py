@@ -1,6 +1,7 @@
 """Probe: the convergent beam, its aberrations and partial coherence; PlaneWave."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
+from ferrojax.checks import check_numbers, real_number, real_numbers
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
@@ -17,6 +19,16 @@ ABERRATIONS = {
 }  # fmt: skip
 """Coefficient (Å) -> (power n, multiplicity m) of α^(n+1); its azimuth is "phi" + digits, in rad."""
 
+AZIMUTHS = {"phi" + name[1:]: name for name, (_, m) in ABERRATIONS.items() if m}
+"""Azimuth -> its coefficient."""
+ENERGY, SEMIANGLE = (1e4, 5e6), (0.2, 200.0)
+"""eV, mrad; from the lowest to the highest that a STEM has. A semi-angle in rad lies below 0.2: in mrad that would be a
+probe of 76 Å at 200 kV."""
+FIRST_ORDER, HIGHER_ORDER = 1e5, 1e10
+"""Å; no lens for atoms has 10 µm of defocus or twofold astigmatism, or 1 m of any other coefficient."""
+SOURCE_SIZE, FOCAL_SPREAD = 10.0, 1e4
+"""Å; beyond, no atom is resolved."""
+
 
 class Probe(eqx.Module):
     """A convergent probe.
@@ -25,6 +37,8 @@ class Probe(eqx.Module):
     below the entrance surface). aberrations: e.g. {"C30": 1e4, "C12": 20.0, "phi12": 0.3}, Å and rad, abTEM's
     signs. source_size: rms of the source image in Å, one value or (x, y). focal_spread: rms of defocus in Å.
     edge: width in mrad of a soft aperture edge; 0 is hard (and has no gradient in `semiangle`).
+    Errors: InputError for what no microscope has; where JAX traces semi-angle, source size or focal spread, a value out
+    of range stops the program as it runs.
     """
 
     semiangle: Float[Array, ""]
@@ -41,26 +55,21 @@ class Probe(eqx.Module):
         semiangle: ArrayLike,
         defocus: ArrayLike = 0.0,
         aberrations: Mapping[str, ArrayLike] | None = None,
-        source_size: ArrayLike | tuple[float, float] = 0.0,
+        source_size: ArrayLike | tuple[ArrayLike, ArrayLike] = 0.0,
         focal_spread: ArrayLike = 0.0,
         edge: float = 0.0,
     ):
-        real = jnp.result_type(float)
-        self.energy, self.edge = float(energy), float(edge)
-        with jax.ensure_compile_time_eval():  # so that a plan can read what is not traced, under jit too
-            self.semiangle = jnp.asarray(semiangle, real)
-            self.defocus = jnp.asarray(defocus, real)
-            self.source_size = jnp.broadcast_to(jnp.asarray(source_size, real), (2,))
-            self.focal_spread = jnp.asarray(focal_spread, real)
-            self.aberrations = {name: jnp.asarray(v, real) for name, v in (aberrations or {}).items()}
-        if not (np.isfinite(self.energy) and self.energy > 0):
-            raise InputError("energy", energy, "must be positive", "give the accelerating energy in eV, e.g. 200e3")
-        known = set(ABERRATIONS) | {"phi" + name[1:] for name in ABERRATIONS if ABERRATIONS[name][1]}
-        for name in self.aberrations:
-            if name not in known:
-                raise InputError("aberrations", name, "unknown coefficient", f"choose from {', '.join(sorted(known))}")
-        for field in ("semiangle", "source_size", "focal_spread"):
-            _check_not_negative(field, getattr(self, field), strict=field == "semiangle")
+        self.energy = _energy(energy)
+        aberrations = {} if aberrations is None else aberrations
+        _check_lengths(defocus, aberrations)
+        self.semiangle = _within("semiangle", semiangle, _SEMIANGLE, "mrad", *SEMIANGLE)
+        self.source_size = _within("source_size", source_size, _SOURCE, "Å", 0.0, SOURCE_SIZE, (2,))
+        self.focal_spread = _within("focal_spread", focal_spread, _SPREAD, "Å", 0.0, FOCAL_SPREAD)
+        self.defocus = _array(defocus)
+        self.aberrations = {name: _array(value) for name, value in aberrations.items()}
+        widest = np.inf if is_traced(self.semiangle) else 2 * float(self.semiangle)
+        remedy = "give the width in mrad of the soft edge, 0 for a hard one, at most twice the semi-angle"
+        self.edge = real_number("edge", edge, remedy, unit="mrad", low=0.0, high=widest)
 
     @property
     def wavelength(self) -> float:
@@ -73,18 +82,64 @@ class PlaneWave(eqx.Module):
 
     energy: float = eqx.field(static=True)
 
+    def __init__(self, energy: float):
+        self.energy = _energy(energy)
+
     @property
     def wavelength(self) -> float:
         """Å."""
         return wavelength(self.energy)
 
 
-def _check_not_negative(field: str, value, strict: bool) -> None:
-    if is_traced(value):
-        return
-    value = np.asarray(value)
-    if not np.isfinite(value).all() or (value < 0).any() or (strict and (value == 0).any()):
-        raise InputError(field, value, "must be positive" if strict else "must not be negative", "see Probe's units")
+_SEMIANGLE = "give mrad: 0.0214 rad is 21.4; a parallel beam is a PlaneWave"
+_SOURCE = "give the rms in Å, one value or (x, y): 50 pm is 0.5"
+_SPREAD = "give the rms of the defocus in Å: 3 nm is 30"
+
+
+def _energy(value: Any) -> float:
+    return real_number("energy", value, "give eV: 200 kV is 200e3", unit="eV", low=ENERGY[0], high=ENERGY[1])
+
+
+def _array(value: Any, shape: tuple[int, ...] = ()) -> Array:
+    with jax.ensure_compile_time_eval():  # so that a plan can read what is not traced, under jit too
+        return jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape)
+
+
+def _within(
+    field: str, value: Any, remedy: str, unit: str, low: float, high: float, shape: tuple[int, ...] = ()
+) -> Array:
+    """The value, or one value for all, as an array of this shape; refused out of range, and where it is traced as the
+    program runs."""
+    given = shape if real_numbers(field, value, remedy).ndim else ()
+    check_numbers(field, value, remedy, unit=unit, shape=given, low=low, high=high)
+    array = _array(value, shape)
+    if not is_traced(array):
+        return array
+    known = jax.lax.stop_gradient(array)
+    outside = ~((known >= low) & (known <= high))  # NaN too
+    return eqx.error_if(array, outside, f"{field}: must lie between {low:g} and {high:g} {unit}; {remedy}")
+
+
+def _check_lengths(defocus: Any, aberrations: Any) -> None:
+    check_numbers("defocus", defocus, "give Å, not m or pm: 10 nm is 100", unit="Å", low=-FIRST_ORDER, high=FIRST_ORDER)
+    if not isinstance(aberrations, Mapping):
+        raise InputError("aberrations", aberrations, "is no mapping of names to values", 'e.g. {"C30": 1e4}')
+    for name, value in aberrations.items():
+        if name == "C10":
+            raise InputError(
+                "aberrations", name, "is minus the defocus, which has its own argument", "give defocus=−C10"
+            )
+        if name not in ABERRATIONS and name not in AZIMUTHS:
+            known = ", ".join(sorted([*ABERRATIONS, *AZIMUTHS]))
+            raise InputError("aberrations", name, "unknown coefficient", f"choose from {known}")
+        if name in AZIMUTHS:
+            check_numbers(name, value, "give rad: 30° is 0.52", unit="rad", low=-4 * np.pi, high=4 * np.pi)
+            if AZIMUTHS[name] not in aberrations:
+                problem = f"is the azimuth of {AZIMUTHS[name]}, which is not given"
+                raise InputError("aberrations", name, problem, f'give "{AZIMUTHS[name]}" in Å as well')
+            continue
+        limit = FIRST_ORDER if ABERRATIONS[name][0] == 1 else HIGHER_ORDER
+        check_numbers(name, value, "give Å: 1 µm is 1e4, 1 mm is 1e7", unit="Å", low=-limit, high=limit)
 
 
 def probe_spectrum(probe: Probe, grid: Grid, defocus_offset: float | Array = 0.0) -> Complex[Array, "rows cols"]:

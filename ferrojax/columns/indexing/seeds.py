@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 from ferrojax.columns.columns import ACCEPTED, EDGE, OFF_LATTICE, SATURATED, SEAM, SITES
+from ferrojax.columns.faulty_pixels import saturated_pixels
 from ferrojax.columns.indexing import lattice as lat
 from ferrojax.columns.indexing.border import beside_regions, faint_marked, kept_outside, strays
 from ferrojax.columns.indexing.cells import find_cells
@@ -17,7 +18,6 @@ from ferrojax.columns.indexing.place import Drawn, View, clearer, drawn_columns,
 from ferrojax.columns.indexing.template import MODES
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
-from ferrojax.image import saturated_pixels
 
 _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
