@@ -1,11 +1,10 @@
 """How a simulation is computed: the numbers that decide accuracy and cost, not what is measured."""
 
-import math
-from typing import Any, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 import equinox as eqx
-import numpy as np
 
+from ferrojax.checks import real_number, whole_number
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice.scattering import PARAMETRIZATIONS
@@ -54,26 +53,18 @@ class Numerics(eqx.Module):
         return Numerics(**options)
 
     def __check_init__(self):
-        if not isinstance(self.sampling, Grid):
-            check_length("sampling", self.sampling, "a ceiling in Å per pixel such as 0.05, or a Grid", 0.001, 1.0)
-        check_length("slice_thickness", self.slice_thickness, "a ceiling in Å such as 2.0", 0.05, 100.0)
-        if self.window != "auto":
-            check_length("window", self.window, 'Å such as 20.0, "auto" or None', 0.5, 1e4)
+        if self.sampling is not None and not isinstance(self.sampling, Grid):
+            give = "give a ceiling in Å per pixel such as 0.05, or a Grid"
+            real_number("sampling", self.sampling, give, unit="Å", above=0.0, low=0.001, high=1.0)
+        if self.slice_thickness is not None:
+            give = "give a ceiling in Å such as 2.0"
+            real_number("slice_thickness", self.slice_thickness, give, unit="Å", above=0.0, low=0.05, high=100.0)
+        if self.window is not None and self.window != "auto":
+            give = 'give Å such as 20.0, "auto" or None'
+            real_number("window", self.window, give, unit="Å", above=0.0, low=0.5, high=1e4)
         choices = (("route", get_args(Route)), ("transmission", TRANSMISSIONS), ("parametrization", PARAMETRIZATIONS))
         for field, allowed in choices:
             if getattr(self, field) not in allowed:
                 raise InputError(field, getattr(self, field), "unknown", f"choose {' or '.join(allowed)}")
-        whole = isinstance(self.batch, int | np.integer) and not isinstance(self.batch, bool)
-        if self.batch is not None and not (whole and self.batch >= 1):
-            raise InputError("batch", self.batch, "must be a whole number from 1", "leave it out to take the plan's")
-
-
-def check_length(field: str, value: Any, give: str, least: float, most: float) -> None:
-    """A length in Å between the limits, or None."""
-    if value is None:
-        return
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value > 0):
-        raise InputError(field, value, "must be positive, in Å", f"give {give}")
-    if not least <= value <= most:
-        raise InputError(field, value, f"must lie between {least:g} and {most:g} Å", f"give {give}; nm or pm?")
+        if self.batch is not None:
+            whole_number("batch", self.batch, "leave it out to take the plan's")

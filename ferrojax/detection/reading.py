@@ -184,29 +184,41 @@ def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
         weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
     if not probe.edge:
         pixel = probe.wavelength * 1e3 / min(grid.extent)
-        near = np.abs(grid.k * probe.wavelength * 1e3 - float(probe.semiangle)) < pixel
+        near = jnp.abs(grid.k * probe.wavelength * 1e3 - probe.semiangle) < pixel
         weights = jnp.where(near, response.weights, weights)
     return WeightedSum(weights)
 
 
-def focal_nodes(probe: Probe) -> tuple[list[Float[Array, ""] | float], Float[np.ndarray, " nodes"]]:
-    """Offsets of defocus (Å) and weights of the focal spread: an incoherent sum, never an envelope on the wave.
+def focal_count(probe: Probe) -> int:
+    """How many defoci the focal spread is summed over.
 
     Two beams of the aperture beat with a phase of at most p·x over a defocus of x times the rms, p = π·rms·α²/λ; the
     trapezoidal rule integrates that against a Gaussian to 1e-3 while its step is below 2π/(p + TAIL).
     """
-    spread = probe.focal_spread
-    if not is_traced(spread) and float(spread) == 0:
-        return [0.0], np.ones(1)
-    alpha = (probe.semiangle + probe.edge / 2) * 1e-3
-    beat = np.pi * spread * alpha**2 / probe.wavelength
-    if is_traced(beat):
-        count = TRACED_NODES
+    if _traces_beat(probe):
+        return TRACED_NODES
+    beat = _beat(float(probe.focal_spread), float(probe.semiangle), probe)
+    return int(np.ceil(2 * TAIL * (beat + TAIL) / (2 * np.pi))) + 1 if beat else 1
+
+
+def _traces_beat(probe: Probe) -> bool:
+    return is_traced(probe.focal_spread) or is_traced(probe.semiangle)
+
+
+def _beat(spread, semiangle, probe: Probe):
+    """p = π·rms·α²/λ."""
+    return np.pi * spread * ((semiangle + probe.edge / 2) * 1e-3) ** 2 / probe.wavelength
+
+
+def focal_nodes(probe: Probe) -> tuple[list[Float[Array, ""]], Float[np.ndarray, " nodes"]]:
+    """Offsets of defocus (Å) and weights of the focal spread: an incoherent sum, never an envelope on the wave."""
+    spread, count = probe.focal_spread, focal_count(probe)
+    if count == 1:
+        return [0.0 * spread], np.ones(1)
+    if _traces_beat(probe):
         most = 2 * np.pi * (count - 1) / (2 * TAIL) - TAIL
         problem = f"focal_spread: traced, it is summed over {count} defoci, which bear π·spread·α²/λ up to {most:.1f}"
-        spread = eqx.error_if(spread, beat > most, problem)
-    else:
-        count = int(np.ceil(2 * TAIL * (float(beat) + TAIL) / (2 * np.pi))) + 1
+        spread = eqx.error_if(spread, _beat(spread, probe.semiangle, probe) > most, problem)
     x = np.linspace(-TAIL, TAIL, count)
     weight = np.exp(-(x**2) / 2)
     return [spread * at for at in x], weight / weight.sum()

@@ -60,12 +60,16 @@ class Request(eqx.Module):
         )
 
 
-def guarded_tilt(request: Request) -> Float[Array, "*positions 2"]:
-    """The tilt, whose value is checked at run time where it is traced."""
-    if not is_traced(request.tilt):
-        return request.tilt
-    bad = ~(jnp.abs(request.tilt) <= STEEPEST)
-    return eqx.error_if(request.tilt, bad.any(), f"tilt: must be finite and within {STEEPEST:g} mrad")
+def guarded_tilt(request: Request, barred: str | None) -> Float[Array, "*positions 2"]:
+    """The tilt, with the values checked at run time that are traced: its own, and a source that must be zero."""
+    tilt = request.tilt
+    if is_traced(tilt):
+        bad = ~(jnp.abs(tilt) <= STEEPEST)
+        tilt = eqx.error_if(tilt, bad.any(), f"tilt: must be finite and within {STEEPEST:g} mrad")
+    if barred is not None:
+        problem = f"source_size: {barred}; blur the signal afterwards, or fix it"
+        tilt = eqx.error_if(tilt, (request.probe.source_size > 0).any(), problem)
+    return tilt
 
 
 def _check_types(atoms, probe, scan, detectors, thermal, plan) -> None:

@@ -23,12 +23,13 @@ MARGIN = 1.5
 class ScanSampling(eqx.Module):
     """Positions (rows, cols, 2) Å (x, y) to compute, and matrices (out, in) from them to the pixels; None: as they are.
 
-    shape: of what is computed.
+    barred: why a traced source must be zero here; None: it need not.
     """
 
     position: Float[Array, "rows cols 2"]
     rows: Float[Array, "rows_out rows"] | None
     cols: Float[Array, "cols_out cols"] | None
+    barred: str | None = eqx.field(static=True)
 
     def resample(self, signal: Float[Array, "rows cols *rest"]) -> Float[Array, "rows_out cols_out *rest"]:
         """From the computed positions to the scan's pixels."""
@@ -40,14 +41,26 @@ class ScanSampling(eqx.Module):
 
 
 def scan_sampling(scan: Scan, probe: Probe, box: tuple[float, float], exact_positions: bool = False) -> ScanSampling:
-    """Plan the positions of a scan; with `exact_positions` (a tilt for each) every pixel is computed as it stands."""
+    """Plan the positions of a scan; with `exact_positions` (a tilt for each) every pixel is computed as it stands.
+
+    Where a scan or semi-angle is traced, or a source on part of the box, a source that is traced may only be zero.
+    """
     source = is_traced(probe.source_size) or bool(np.asarray(probe.source_size).any())
     fixed = any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle))
-    if (fixed or exact_positions) and not source:
-        return ScanSampling(scan.position, None, None)
-    if fixed or exact_positions:
-        what = "a tilt for each position" if exact_positions else "a traced scan or semi-angle"
+    if not (fixed or exact_positions):
+        return _planned(scan, probe, box, source)
+    what = "a tilt for each position" if exact_positions else "a traced scan or semi-angle"
+    if source and not is_traced(probe.source_size):
         raise InputError("source_size", "set", f"cannot be combined with {what}", "blur the signal afterwards")
+    return ScanSampling(scan.position, None, None, f"cannot be combined with {what}" if source else None)
+
+
+def _planned(scan: Scan, probe: Probe, box: tuple[float, float], source: bool) -> ScanSampling:
+    """Where scan and semi-angle are known: the band limit's positions of a whole box, else the pixels' own."""
+    whole = np.abs(np.abs(np.asarray(scan.end - scan.start)) - np.asarray(box)) < 1e-3 * np.asarray(box)
+    barred = None
+    if is_traced(probe.source_size) and not whole.all():
+        source, barred = False, "traced, needs a scan of the whole periodic box"
     reach = 2 * (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength  # 1/Å
     start, end = np.asarray(scan.start, float), np.asarray(scan.end, float)
     axes = [
@@ -56,7 +69,7 @@ def scan_sampling(scan: Scan, probe: Probe, box: tuple[float, float], exact_posi
     ]
     (x, cols), (y, rows) = axes
     position = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), -1).astype(scan.start.dtype)
-    return ScanSampling(position, rows, cols)
+    return ScanSampling(position, rows, cols, barred)
 
 
 def _axis(start: float, span: float, count: int, period: float, reach: float, source):
@@ -80,10 +93,6 @@ def _axis(start: float, span: float, count: int, period: float, reach: float, so
 
 def _with_margin(pixel: np.ndarray, step: float, reach: float, source):
     """A finer, longer row of positions, and the source convolved over it."""
-    if is_traced(source):
-        raise InputError(
-            "source_size", "traced", "needs a scan of the whole periodic box", "scan (0, 0) to the box, or fix it"
-        )
     fine = 0.5 / reach
     fine = step / np.ceil(step / fine - 1e-9) if step > 0 else fine
     pad = int(np.ceil((4 * float(source) + MARGIN) / fine))

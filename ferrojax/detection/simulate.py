@@ -1,7 +1,6 @@
 """simulate: atoms, probe, scan and detectors in, images out."""
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.numerics import NumericOptions, Numerics
 from ferrojax.detection.plan import HALVES, PLAIN, Job, RunPlan, choose
-from ferrojax.detection.reading import Optics, Signals, focal_nodes, lost_angles, prepare, run_band
+from ferrojax.detection.reading import Optics, Signals, focal_count, lost_angles, prepare, run_band
 from ferrojax.detection.request import Request, guarded_tilt
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
@@ -46,6 +45,8 @@ SAMPLING = 0.045
 """Default ceiling in Å per pixel for explicit detectors; FastThermal finds its own (`fast_sampling`)."""
 SLICE = 2.1
 """Default ceiling of the slice thickness in Å. FastThermal bears slices of one cell for intensities, not for shifts."""
+TRACED_WINDOW = 16.0
+"""Å around a probe whose semi-angle is traced, so that the window cannot depend on it: as for 20 mrad at 200 kV."""
 LONG = 60.0
 """Seconds (rough) beyond which the plan of a run is printed before it starts."""
 
@@ -76,8 +77,8 @@ def simulate(
     good default (`Numerics`): sampling, slice_thickness, transmission, parametrization, window, route, batch.
 
     Every probe sees `window` Å of specimen around it ("auto": for an error of about 0.5 %, 1.2 % for a ring that
-    starts at the bright disc's edge); a smaller box is repeated. With window=None the periodic box is computed as it
-    stands, and so it is under a traced semi-angle, with a warning where it is small, and on a Grid given as sampling.
+    starts at the bright disc's edge); a smaller box is repeated. With window=None, and on a Grid given as sampling, the
+    periodic box is computed as it stands.
     Windows average two grids of frequencies: thermal configurations take them in turn where their number is even,
     else each is run on both.
 
@@ -93,7 +94,7 @@ def simulate(
             print(run, file=sys.stderr)
         tables = _tables(layout.request, layout.slices, run)
         tiles = _tiles(layout)
-    layout = eqx.tree_at(lambda x: x.request.tilt, layout, guarded_tilt(layout.request))
+    layout = eqx.tree_at(lambda x: x.request.tilt, layout, guarded_tilt(layout.request, layout.sampled.barred))
     signals = partial(_signals, layout, tiles, _Shared(_beam(layout, tables), tables))
     mean, error = _average(_each_configuration(signals, layout), thermal)
     depths = layout.slices.depths
@@ -174,21 +175,7 @@ def _window(request: Request, slices: SlicePlan) -> float | None:
         return None
     if window != "auto":
         return float(window)
-    if is_traced(probe.semiangle):
-        side = min(request.atoms.box[:2])
-        if side < LARGE:
-            warnings.warn(
-                f"simulate: a traced semi-angle leaves the window open, so that the periodic box of {side:.1f} Å is "
-                "computed as it stands, in which neighbouring probes interfere; pass window=None, or a window in Å",
-                UserWarning,
-                stacklevel=4,
-            )
-        return None
-    return window_size(probe, slices.depths[-1])
-
-
-LARGE = 20.0
-"""Å: sides of a periodic box from which the probe's images next door hardly matter."""
+    return TRACED_WINDOW if is_traced(probe.semiangle) else window_size(probe, slices.depths[-1])
 
 
 def _job(request: Request, slices: SlicePlan, sampled: ScanSampling, window: float | None) -> Job:
@@ -215,7 +202,7 @@ def _job(request: Request, slices: SlicePlan, sampled: ScanSampling, window: flo
         sampling=sampling,
         fraction=run_band(thermal, request.numerics.transmission)[0],
         aperture=(semiangle + probe.edge / 2) * 1e-3 / probe.wavelength,
-        nodes=len(focal_nodes(probe)[1]),
+        nodes=focal_count(probe),
         slices=slices.exits[-1],
         exits=len(slices.exits),
         configurations=configurations(thermal),

@@ -19,7 +19,7 @@ SLACK = 1e-4
 
 @overload
 def at_thickness(
-    stack: Image, thicknesses: Sequence[float] | np.ndarray | None, thickness: float | Float[Array, "*map"]
+    stack: Image, thicknesses: Sequence[float] | np.ndarray | None, thickness: float | Float[Array | np.ndarray, "*map"]
 ) -> Image: ...
 
 
@@ -27,14 +27,14 @@ def at_thickness(
 def at_thickness(
     stack: Float[Array, "planes *rest"],
     thicknesses: Sequence[float] | np.ndarray,
-    thickness: float | Float[Array, "*map"],
+    thickness: float | Float[Array | np.ndarray, "*map"],
 ) -> Float[Array, " *rest"]: ...
 
 
 def at_thickness(
     stack: Image | Float[Array, "planes *rest"],
     thicknesses: Sequence[float] | np.ndarray | None,
-    thickness: float | Float[Array, "*map"],
+    thickness: float | Float[Array | np.ndarray, "*map"],
 ) -> Image | Float[Array, " *rest"]:
     """The signal at one thickness by cubic interpolation (not-a-knot spline) between the exit planes of a run.
 

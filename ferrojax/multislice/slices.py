@@ -55,9 +55,7 @@ class SlicePlan(eqx.Module):
         """Refuse atoms that this plan was not made for: other elements or box, or, where known, other depths."""
         remedy = "make the plan with plan_slices(atoms) of these atoms"
         if self.made_for != _mark(atoms):
-            raise InputError(
-                "plan", f"of another specimen than these {len(atoms.number)} atoms", "does not fit", remedy
-            )
+            raise InputError("plan", f"not of these {len(atoms.number)} atoms", "is of another specimen", remedy)
         if is_traced(atoms.position) or is_traced(self.index):
             return
         real = np.asarray(self.present) > 0
