@@ -2,10 +2,10 @@
 
 from ferrojax.crystal.atoms import Atoms as Atoms
 from ferrojax.crystal.atoms import check_atoms as check_atoms
-from ferrojax.crystal.atoms import displaced_supercell as displaced_supercell
 from ferrojax.crystal.components import ColumnComponents as ColumnComponents
 from ferrojax.crystal.components import column_components as column_components
 from ferrojax.crystal.crystal import Crystal as Crystal
+from ferrojax.crystal.displaced import displaced_supercell as displaced_supercell
 from ferrojax.crystal.materials import available_materials as available_materials
 from ferrojax.crystal.materials import material as material
 from ferrojax.crystal.polar import PolarizationResponse as PolarizationResponse

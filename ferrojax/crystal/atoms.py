@@ -1,4 +1,4 @@
-"""Atoms: the specimen that the electrons pass through, and supercells with a displacement field."""
+"""Atoms: the specimen that the electrons pass through."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ferrojax.crystal.checks import check_inside, check_overlap, check_values
-from ferrojax.crystal.crystal import Crystal
-from ferrojax.crystal.elements import SYMBOLS, atomic_number
+from ferrojax.crystal.sites import ase_sites, element_rms
 from ferrojax.errors import InputError
 
 
@@ -102,77 +101,3 @@ def check_atoms(atoms: Atoms) -> None:
     check_values(atoms.position, atoms.thermal_rms, atoms.occupancy, atoms.number)
     check_inside(atoms.position, atoms.box)
     check_overlap(atoms.position, atoms.occupancy, atoms.box)
-
-
-def element_rms(number: np.ndarray, thermal_rms: float | Mapping[str, float]) -> np.ndarray:
-    """Thermal rms (Å per axis) of every atom from one value or from one an element."""
-    if not isinstance(thermal_rms, Mapping):
-        return np.full(len(number), float(thermal_rms))
-    symbols = [SYMBOLS[z] for z in number]
-    missing = sorted(set(symbols) - set(thermal_rms))
-    if missing:
-        raise InputError("thermal_rms", dict(thermal_rms), f"lacks {', '.join(missing)}", "give every element")
-    return np.array([float(thermal_rms[s]) for s in symbols])
-
-
-def ase_sites(atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position (Å), atomic number and occupancy of an ASE Atoms, with one atom per species of a shared site."""
-    position, number = atoms.get_positions(), atoms.get_atomic_numbers()
-    table = atoms.info.get("occupancy")
-    if not table or "spacegroup_kinds" not in atoms.arrays:
-        return position, number, np.ones(len(number))
-    rows = []
-    for i, kind in enumerate(atoms.arrays["spacegroup_kinds"]):
-        species = table.get(str(kind), table.get(kind, {atoms.symbols[i]: 1.0}))
-        rows += [(i, atomic_number(symbol), float(share)) for symbol, share in species.items()]
-    index, numbers, shares = zip(*rows, strict=True)
-    return position[list(index)], np.array(numbers), np.array(shares)
-
-
-def displaced_supercell(
-    crystal: Crystal, field: Float[np.ndarray, "ny nx 3"], depth: int, mode_scale: float = 1.0
-) -> Atoms:
-    """Repeat an orthogonal cell and displace it along its soft mode.
-
-    field: (ny, nx, 3) Å, displacement of the B site of every column of cells against A; constant along the beam.
-    depth: cells along the beam. mode_scale: multiplies the oxygen part of the mode (its O/B ratio is uncertain).
-    An atom between two cells takes the mean of their displacements; the field is periodic. The first atomic
-    plane lies a quarter of a cell below the entrance, so that slices of half a cell hold one plane each.
-    """
-    if crystal.soft_mode is None and np.abs(field).max() > 0:
-        raise InputError("crystal", crystal.name, "has no soft mode to displace along", "use a polar crystal")
-    cell = np.diag(np.asarray(crystal.cell, float))
-    if np.abs(np.asarray(crystal.cell, float) - np.diag(cell)).max() > 1e-6:
-        raise InputError("crystal", crystal.name, "has no orthogonal cell", "use ferrojax.oriented_supercell")
-    ny, nx, _ = field.shape
-    fractional = np.asarray(crystal.position, float)
-    mode = np.zeros((len(fractional), 3, 3)) if crystal.soft_mode is None else np.asarray(crystal.soft_mode, float)
-    oxygen = np.array([label == "O" for label in crystal.label])
-    mode = np.where(oxygen[:, None, None], mode_scale * mode, mode)
-    b_site = fractional[crystal.label.index("B")]
-    iz, iy, ix = np.meshgrid(np.arange(depth), np.arange(ny), np.arange(nx), indexing="ij")
-    cells = np.stack([ix, iy, iz], -1).reshape(-1, 1, 3)
-    ideal = cells + fractional[None]
-    local = _periodic_bilinear(field, ideal[..., :2] - b_site[:2])
-    shift = np.einsum("sij,csj->csi", mode, local)
-    position = ideal * cell + shift + np.array([0, 0, cell[2] / 4])
-    n = len(cells)
-    return Atoms(
-        position.reshape(-1, 3),
-        np.tile(crystal.number, n),
-        (nx * cell[0], ny * cell[1], depth * cell[2]),
-        np.tile(np.asarray(crystal.thermal_rms), n),
-        np.tile(np.asarray(crystal.occupancy), n),
-    )
-
-
-def _periodic_bilinear(field: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """field (ny, nx, c) at fractional cell coordinates `at` (..., 2) as (x, y), periodic."""
-    ny, nx, _ = field.shape
-    low = np.floor(at + 1e-9).astype(int)
-    w = np.clip(at - low, 0, 1)[..., None]
-    x0, y0 = low[..., 0] % nx, low[..., 1] % ny
-    x1, y1 = (x0 + 1) % nx, (y0 + 1) % ny
-    top = field[y0, x0] * (1 - w[..., 0, :]) + field[y0, x1] * w[..., 0, :]
-    bottom = field[y1, x0] * (1 - w[..., 0, :]) + field[y1, x1] * w[..., 0, :]
-    return top * (1 - w[..., 1, :]) + bottom * w[..., 1, :]

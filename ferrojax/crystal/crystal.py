@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -104,16 +105,21 @@ class Crystal(eqx.Module):
         name: str | None = None,
         index: int | None = None,
     ) -> "Crystal":
-        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, shared sites kept.
+        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, one site a species.
 
         labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it they are inferred from the coordination, where that
-        decides. thermal_rms: Å per axis; without it the file's, else an assumed value that `sources` calls so.
-        Everything else, and the errors: see `ferrojax.crystal.files.read_crystal`.
+        decides. thermal_rms: Å per axis, one value or one an element; without it that of the file (U_iso or B_iso
+        of a CIF), else 0.085 Å, which `sources` call assumed.
+        occupancy: {"Mg": 1/3, "Nb": 2/3} puts right what the file says of an element that shares its sites.
+        soft_mode, born_charge: (n, 3, 3) for the sites in their order, or one number an element; None: unknown.
+        index: which structure of a file that holds several. The name is the formula unless given.
+        Warns where a CIF's formula is not that of its sites. Errors: InputError for what cannot be read, no cell,
+        atoms on top of each other, occupancies above 1, labels that cannot be inferred.
         """
-        from ferrojax.crystal.files import read_crystal
+        from ferrojax.crystal.files import read_sites
 
-        return read_crystal(
-            path,
+        sites = read_sites(
+            Path(path),
             labels=labels,
             thermal_rms=thermal_rms,
             occupancy=occupancy,
@@ -122,3 +128,4 @@ class Crystal(eqx.Module):
             name=name,
             index=index,
         )
+        return Crystal(**sites)

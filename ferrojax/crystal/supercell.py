@@ -7,9 +7,10 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ferrojax.crystal.atoms import Atoms, ase_sites, element_rms
+from ferrojax.crystal.atoms import Atoms
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.lattice import lattice_points, plane_vectors, primitive_cell, principal_strain
+from ferrojax.crystal.sites import ase_sites, element_rms
 from ferrojax.crystal.zone import checked_zone
 from ferrojax.errors import InputError
 

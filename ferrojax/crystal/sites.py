@@ -1,0 +1,37 @@
+"""The sites of an ASE structure, and values that are given one an element."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ferrojax.crystal.elements import SYMBOLS, atomic_number
+from ferrojax.errors import InputError
+
+
+def by_element(field: str, values: Mapping[str, float], symbols: Sequence[str]) -> np.ndarray:
+    """One number a site from one an element; InputError where an element of the sites lacks one."""
+    missing = sorted(set(symbols) - set(values))
+    if missing:
+        raise InputError(field, dict(values), f"lacks {', '.join(missing)}", "give every element")
+    return np.array([float(values[symbol]) for symbol in symbols])
+
+
+def element_rms(number: np.ndarray, thermal_rms: float | Mapping[str, float]) -> np.ndarray:
+    """Thermal rms (Å per axis) of every atom from one value or from one an element."""
+    if not isinstance(thermal_rms, Mapping):
+        return np.full(len(number), float(thermal_rms))
+    return by_element("thermal_rms", thermal_rms, [SYMBOLS[z] for z in number])
+
+
+def ase_sites(atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Position (Å), atomic number and occupancy of an ASE Atoms, with one atom per species of a shared site."""
+    position, number = atoms.get_positions(), atoms.get_atomic_numbers()
+    table = atoms.info.get("occupancy")
+    if not table or "spacegroup_kinds" not in atoms.arrays:
+        return position, number, np.ones(len(number))
+    rows = []
+    for i, kind in enumerate(atoms.arrays["spacegroup_kinds"]):
+        species = table.get(str(kind), table.get(kind, {atoms.symbols[i]: 1.0}))
+        rows += [(i, atomic_number(symbol), float(share)) for symbol, share in species.items()]
+    index, numbers, shares = zip(*rows, strict=True)
+    return position[list(index)], np.array(numbers), np.array(shares)
