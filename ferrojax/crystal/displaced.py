@@ -1,25 +1,35 @@
 """Supercells of an orthogonal cell with a field of displacements."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
 from ferrojax.crystal.atoms import Atoms
+from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind, check_real, real_number, whole_number
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.errors import InputError
 
 
-def displaced_supercell(
-    crystal: Crystal, field: Float[np.ndarray, "ny nx 3"], depth: int, mode_scale: float = 1.0
-) -> Atoms:
+def displaced_supercell(crystal: Any, field, depth, mode_scale: Any = 1.0) -> Atoms:
     """Repeat an orthogonal cell and displace it along its soft mode.
 
-    field: (ny, nx, 3) Å, displacement of the B site of every column of cells against A; constant along the beam.
+    crystal: a Crystal. field: (ny, nx, 3) Å, displacement of the B site of every column of cells against A; constant
+    along the beam.
     depth: cells along the beam. mode_scale: multiplies the oxygen part of the mode (its O/B ratio is uncertain).
     An atom between two cells takes the mean of their displacements; the field is periodic. The first atomic
     plane lies a quarter of a cell below the entrance, so that slices of half a cell hold one plane each.
+    Errors: InputError for a crystal without a soft mode, B site or orthogonal cell, a field of another shape, with
+    NaN or above 1 Å, and a depth that is no whole number from 1.
     """
+    depth = whole_number("depth", depth, 1, "give the cells along the beam, e.g. 25")
+    mode_scale = real_number("mode_scale", mode_scale, "give a factor such as 1.0")
+    field = checked_field(field)
+    check_kind("crystal", crystal, Crystal, 'use ferrojax.material("PbTiO3") or ferrojax.Crystal.from_file')
     if crystal.soft_mode is None and np.abs(field).max() > 0:
         raise InputError("crystal", crystal.name, "has no soft mode to displace along", "use a polar crystal")
+    if "B" not in crystal.label:
+        raise InputError("crystal", crystal.name, "has no B site to displace", "label one B")
     cell = np.diag(np.asarray(crystal.cell, float))
     if np.abs(np.asarray(crystal.cell, float) - np.diag(cell)).max() > 1e-6:
         raise InputError("crystal", crystal.name, "has no orthogonal cell", "use ferrojax.oriented_supercell")
@@ -43,6 +53,16 @@ def displaced_supercell(
         np.tile(np.asarray(crystal.thermal_rms), n),
         np.tile(np.asarray(crystal.occupancy), n),
     )
+
+
+def checked_field(field) -> Float[np.ndarray, "ny nx 3"]:
+    """A field of displacements (Å) of one vector a cell."""
+    check_real("field", field, [(None, None, 3)], "give (ny, nx, 3) in Å as (x, y, z), z along the beam")
+    found = np.asarray(field, float)
+    if np.abs(found).max() > LARGEST_SHIFT:
+        problem = f"displaces by more than {LARGEST_SHIFT:g} Å"
+        raise InputError("field", f"{np.abs(found).max():.3g} Å", problem, "give Å, not pm: 15 pm are 0.15")
+    return found
 
 
 def _periodic_bilinear(field: np.ndarray, at: np.ndarray) -> np.ndarray:

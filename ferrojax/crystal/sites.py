@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ferrojax.crystal.checks import real_number
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.errors import InputError
 
@@ -13,13 +14,14 @@ def by_element(field: str, values: Mapping[str, float], symbols: Sequence[str]) 
     missing = sorted(set(symbols) - set(values))
     if missing:
         raise InputError(field, dict(values), f"lacks {', '.join(missing)}", "give every element")
-    return np.array([float(values[symbol]) for symbol in symbols])
+    return np.array([real_number(field, values[symbol], f"give a number for {symbol}") for symbol in symbols])
 
 
-def element_rms(number: np.ndarray, thermal_rms: float | Mapping[str, float]) -> np.ndarray:
+def element_rms(number: np.ndarray, thermal_rms) -> np.ndarray:
     """Thermal rms (Å per axis) of every atom from one value or from one an element."""
     if not isinstance(thermal_rms, Mapping):
-        return np.full(len(number), float(thermal_rms))
+        remedy = 'give Å per axis, one value or one an element, such as {"Pb": 0.1}'
+        return np.full(len(number), real_number("thermal_rms", thermal_rms, remedy))
     return by_element("thermal_rms", thermal_rms, [SYMBOLS[z] for z in number])
 
 
