@@ -64,6 +64,14 @@ def real_number(field: str, value, remedy: str) -> float:
     return float(value)
 
 
+def positive(field: str, value, unit: str) -> float:
+    """A number above 0 that is known now."""
+    found = real_number(field, value, f"give {unit}")
+    if found <= 0:
+        raise InputError(field, value, "must be above 0", f"give {unit}")
+    return found
+
+
 def whole_number(field: str, value, least: int, remedy: str) -> int:
     """A whole number of at least `least`; True is none."""
     try:
