@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrojax import Atoms, InputError, draw_occupancy, material, oriented_supercell, substitute
+from ferrojax import (
+    Atoms,
+    Grid,
+    InputError,
+    PlaneWave,
+    draw_occupancy,
+    exit_wave,
+    material,
+    oriented_supercell,
+    substitute,
+)
 from ferrojax.crystal import check_atoms
 
 BOX = (4.0, 5.0, 6.0)
@@ -163,6 +173,17 @@ def test_another_draw_has_the_same_layout_and_compiles_nothing():
     assert len(traces) == 1
     again = substitute(atoms, fractions, 2)
     np.testing.assert_array_equal(again.occupancy, draws[1].occupancy)
+
+
+def test_the_engine_sees_only_the_atoms_that_are_there():
+    cell = oriented_supercell(material("BiFeO3")).atoms
+    wave, grid = PlaneWave(energy=200e3), Grid.for_box(*cell.box[:2], 0.25)
+    found = []
+    for seed in (0, 3):
+        drawn = substitute(cell, {"Bi": {"La": 0.5}, "O": {"vacancy": 0.3}}, seed)
+        found.append(np.asarray(exit_wave(drawn, wave, grid)))
+        np.testing.assert_allclose(found[-1], np.asarray(exit_wave(drawn.present(), wave, grid)), atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_drawn_atoms_keep_the_occupancy_of_their_site():
