@@ -36,7 +36,8 @@ def wall_field(shape, first, second, *, centre=None, angle=0.0, width=1.0) -> Fi
 
     s: distance from `centre` ((x, y); None: that of the grid) along the wall's normal, at `angle`. Two
     displacements of one length make a wall of any kind: opposite ones 180°, (a, 0, 0) and (0, a, 0) 90°, (a, a, a)
-    and (a, a, −a) 71°, (a, a, a) and (a, −a, −a) 109°. It is neutral where the two differ only across the normal.
+    and (a, a, −a) 71°, (a, a, a) and (a, −a, −a) 109°. It binds no charge where the difference of the
+    two has no part along the normal.
     Not periodic: the specimen's edge is the second wall. `stripe_field` is periodic.
     """
     s = _along(shape, centre, angle)
