@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrojax import Atoms, InputError, draw_occupancy, material, oriented_supercell, substitute
+from ferrojax import (
+    Atoms,
+    Grid,
+    InputError,
+    PlaneWave,
+    draw_occupancy,
+    exit_wave,
+    material,
+    oriented_supercell,
+    substitute,
+)
 from ferrojax.crystal import check_atoms
 
 BOX = (4.0, 5.0, 6.0)
@@ -58,7 +68,7 @@ def test_repeating_keeps_density_rms_and_occupancy(rms):
         own_rms = np.broadcast_to(one.thermal_rms[own], (24, *np.shape(rms)[1:]))
         np.testing.assert_array_equal(np.asarray(many.thermal_rms)[mask], own_rms)
         np.testing.assert_array_equal(np.asarray(many.occupancy)[mask], one.occupancy[own])
-    with pytest.raises(InputError, match="repeats: must be whole numbers"):
+    with pytest.raises(InputError, match="repeats: must be a whole number from 1"):
         one.repeated(0, 1, 1)
 
 
@@ -123,17 +133,78 @@ def test_a_hundred_thousand_atoms_are_checked_in_seconds():
 
 def test_substitution_has_the_fractions_asked_for():
     atoms = oriented_supercell(material("BiFeO3"), repeats=(16, 16, 16)).atoms
-    mixed = substitute(atoms, {"Bi": {"La": 0.2, "Nd": 0.1}, "Fe": {"Mn": 0.5}}, seed=3)
-    old, new = np.array(atoms.number), np.array(mixed.number)
-    for host, guest, share in [(83, 57, 0.2), (83, 60, 0.1), (83, 83, 0.7), (26, 25, 0.5)]:
-        sites = 16**3
-        found = (new[old == host] == guest).sum()
-        assert abs(found - share * sites) < 4 * np.sqrt(share * (1 - share) * sites)
-    np.testing.assert_array_equal(new[old == 8], 8)
-    np.testing.assert_array_equal(np.asarray(mixed.position), np.asarray(atoms.position))
-    assert substitute(atoms, {"Bi": {"La": 0.2}}, 1).number == substitute(atoms, {"Bi": {"La": 0.2}}, 1).number
-    assert substitute(atoms, {"Bi": {"La": 0.2}}, 1).number != substitute(atoms, {"Bi": {"La": 0.2}}, 2).number
-    assert set(substitute(atoms, {"Bi": {"La": 1.0}}, 1).number) == {57, 26, 8}
+    fractions = {"Bi": {"La": 0.2, "Nd": 0.1}, "Fe": {"Mn": 0.5}, "O": {"vacancy": 0.05}}
+    mixed = substitute(atoms, fractions, seed=3)
+    sites, whole = 16**3, mixed.present()
+    count = {z: whole.number.count(z) for z in (83, 57, 60, 26, 25, 8)}
+    for z, share, of in [(57, 0.2, 1), (60, 0.1, 1), (83, 0.7, 1), (25, 0.5, 1), (26, 0.5, 1), (8, 0.95, 3)]:
+        assert abs(count[z] - share * of * sites) < 4 * np.sqrt(share * (1 - share) * of * sites)
+    # Each site has one atom, at the place and with the thermal rms of the host.
+    assert count[83] + count[57] + count[60] == count[26] + count[25] == sites
+    home = {tuple(p): float(u) for p, u in zip(np.asarray(atoms.position).tolist(), atoms.thermal_rms, strict=True)}
+    found = [tuple(p) for p in np.asarray(whole.position).tolist()]
+    assert len(set(found)) == len(found)
+    np.testing.assert_array_equal(np.asarray(whole.thermal_rms), [home[place] for place in found])
+    assert set(substitute(atoms, {"Bi": {"La": 1.0}}, 1).present().number) == {57, 26, 8}
+    assert len(substitute(atoms, {"O": {"vacancy": 1.0}}, 1).present().number) == 2 * sites
+
+
+def test_another_draw_has_the_same_layout_and_compiles_nothing():
+    atoms = oriented_supercell(material("BiFeO3"), repeats=(3, 3, 3)).atoms
+    fractions = {"Bi": {"La": 0.3, "vacancy": 0.1}}
+    draws = [substitute(atoms, fractions, seed) for seed in (1, 2, (1, 2), (1, 3))]
+    assert draws[0].number[:3] == (83, 57, 26)
+    np.testing.assert_array_equal(draws[0].position[0], draws[0].position[1])
+    shared = Atoms(draws[0].position, draws[0].number, draws[0].box, 0.08, 0.5)
+    draws_of_shares = [draw_occupancy(shared, seed) for seed in (1, 2)]
+    traces = []
+
+    @jax.jit
+    def weight(specimen):
+        traces.append(1)
+        return (specimen.occupancy * jnp.asarray(specimen.number)).sum()
+
+    for some in (draws, draws_of_shares):
+        assert len({jax.tree.structure(draw) for draw in some}) == 1
+        assert len({tuple(np.shape(leaf) for leaf in jax.tree.leaves(draw)) for draw in some}) == 1
+        assert len({np.asarray(draw.occupancy).tobytes() for draw in some}) == len(some)
+        total = [float(weight(draw)) for draw in some]
+        assert total == [pytest.approx(sum(draw.present().number)) for draw in some]
+    assert len(traces) == 1
+    again = substitute(atoms, fractions, 2)
+    np.testing.assert_array_equal(again.occupancy, draws[1].occupancy)
+
+
+def test_the_engine_sees_only_the_atoms_that_are_there():
+    cell = oriented_supercell(material("BiFeO3")).atoms
+    wave, grid = PlaneWave(energy=200e3), Grid.for_box(*cell.box[:2], 0.25)
+    found = []
+    for seed in (0, 3):
+        drawn = substitute(cell, {"Bi": {"La": 0.5}, "O": {"vacancy": 0.3}}, seed)
+        found.append(np.asarray(exit_wave(drawn, wave, grid)))
+        np.testing.assert_allclose(found[-1], np.asarray(exit_wave(drawn.present(), wave, grid)), atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_drawn_atoms_keep_the_occupancy_of_their_site():
+    mixed = substitute(specimen(), {"Fe": {"Mn": 1.0}}, 0)
+    assert mixed.number == (83, 26, 25)
+    np.testing.assert_allclose(mixed.occupancy, [1.0, 0.0, 0.5])
+    gradient = jax.grad(
+        lambda o: substitute(Atoms(np.ones((1, 3)), [26], BOX, 0.0, o), {"Fe": {"Mn": 1.0}}, 0).occupancy.sum()
+    )
+    assert float(gradient(0.5)) == 1.0
+
+
+def test_an_atom_of_no_occupancy_is_not_there():
+    between = np.array([[1.0, 1, 1], [1.2, 1, 1], [1.4, 1, 1]])
+    check_atoms(Atoms(between, [8, 26, 8], BOX, 0.0, [1.0, 0.0, 1.0]))
+    drawn = draw_occupancy(Atoms(between[:2], [8, 26], BOX, 0.0, [1.0, 0.0]), 0)
+    np.testing.assert_array_equal(drawn.occupancy, [1, 0])
+    with pytest.raises(InputError, match="occupancy: is zero for every atom"):
+        specimen(occupancy=0.0).present()
+    with pytest.raises(InputError, match="occupancy: is being traced"):
+        jax.jit(lambda o: specimen(occupancy=o).present().position)(jnp.ones(2))
 
 
 def test_substitution_refuses_what_it_cannot_do():
@@ -155,7 +226,7 @@ def test_drawn_sites_hold_one_species_each():
     position = np.concatenate([corner, corner + np.array([0.05, 0, 0]), corner + np.array([0.5, 0, 0])])
     number = np.repeat([12, 41, 8], sites)
     share = np.repeat([0.33, 0.60, 1.0], sites)
-    mixed = draw_occupancy(Atoms(position, number, (20, 20, 10), 0.05 + 0.01 * (number == 8), share), seed=5)
+    mixed = draw_occupancy(Atoms(position, number, (20, 20, 10), 0.05 + 0.01 * (number == 8), share), seed=5).present()
     found = {z: int((np.array(mixed.number) == z).sum()) for z in (12, 41, 8)}
     assert found[8] == sites
     for z, p in [(12, 0.33), (41, 0.60)]:

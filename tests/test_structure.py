@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,10 +24,16 @@ PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """Full dotted names that a file imports anywhere, also inside functions."""
+def imports(path: Path, *, for_types: bool = True) -> set[str]:
+    """Full dotted names that a file imports anywhere, also inside functions; for_types: under TYPE_CHECKING, too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and not for_types and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting.extend(node.orelse)
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -57,6 +64,35 @@ def test_imports_point_up(path):
     allowed = {own} if own == "models" else set(ROOMS[: ROOMS.index(own) + 1])
     below = rooms_imported(path) - allowed - {"data"}
     assert not below, f"{path.relative_to(PACKAGE)} imports {', '.join(sorted(below))}"
+
+
+def file_of(dotted: str) -> Path | None:
+    """The file of the package that an imported name lies in."""
+    parts = dotted.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        stem = PACKAGE.joinpath(*parts[:end])
+        for path in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
+            if path.is_file():
+                return path
+    return None
+
+
+def roommates(path: Path) -> set[Path]:
+    """Files of its own room that a file imports: inside functions, too, but not for type checkers alone."""
+    own = {name for name in imports(path, for_types=False) if name.startswith(f"ferrojax.{own_room(path)}")}
+    return {found for name in own if (found := file_of(name)) is not None and own_room(found) == own_room(path)}
+
+
+@pytest.mark.parametrize("name", sorted({own_room(path) for path in FILES} - {"__init__"}))
+def test_no_room_has_a_circle_of_imports(name):
+    """An import inside a function closes a circle as well as one at the top; only `if TYPE_CHECKING` is exempt."""
+    inside = {path: roommates(path) - {path} for path in FILES if own_room(path) == name}
+    through_the_door = [path.name for path, used in inside.items() if PACKAGE / name / "__init__.py" in used]
+    assert not through_the_door, f"{name}: {', '.join(through_the_door)}: import the file, not the room that it is in"
+    try:
+        TopologicalSorter(inside).prepare()
+    except CycleError as error:
+        pytest.fail(f"{name}: {' -> '.join(path.name for path in reversed(error.args[1]))}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -57,7 +57,7 @@ def test_mean_square_displacement_is_that_of_the_site_and_axis(draws):
 
 def test_stratified_draws_take_every_interval_once():
     n = 8
-    u = drawn(at_rest(1.0, 200), FrozenPhonons(n, seed=1, draws="stratified"))
+    u = 2 * drawn(at_rest(0.5, 200), FrozenPhonons(n, seed=1, draws="stratified"))
     interval = np.floor(norm.cdf(u) * n).astype(int)
     np.testing.assert_array_equal(np.sort(interval, 0), np.broadcast_to(np.arange(n)[:, None, None], interval.shape))
     orders = interval.reshape(n, -1).T
@@ -89,7 +89,7 @@ def test_variance_of_each_draw_on_odd_and_even_signals():
     """Pairs remove what is odd in u and double what is even; intervals shrink both."""
     ratio = {}
     for draws in ("independent", "antithetic", "stratified"):
-        u = drawn(at_rest(1.0), FrozenPhonons(8, seed=4, draws=draws))[..., 0]
+        u = 2 * drawn(at_rest(0.5), FrozenPhonons(8, seed=4, draws=draws))[..., 0]
         ratio[draws] = np.array([u.mean(0).var(), (u**2).mean(0).var()]) / [1 / 8, 2 / 8]
     np.testing.assert_allclose(ratio["independent"], 1, rtol=0.25)
     np.testing.assert_allclose(ratio["antithetic"], [0, 2], rtol=0.25, atol=1e-12)

@@ -215,9 +215,9 @@ def test_wurtzite_dumbbells():
 def test_unfit_crystals_end_in_one_line():
     cell, position = 4.0 * np.eye(3), np.zeros((2, 3))
     for arguments, message in [
-        ((cell, position, (22,), ("A",)), "crystal: needs a \\(3, 3\\) cell and one row a site"),
-        ((cell, position, (22, 8), ("A",)), "crystal: needs"),
-        ((cell[:2], position, (22, 8), ("A", "O")), "crystal: needs"),
+        ((cell, position, (22,), ("A",)), "position: needs shape \\(1, 3\\)"),
+        ((cell, position, (22, 8), ("A",)), "label: must be A, B or O for each of 2 sites"),
+        ((cell[:2], position, (22, 8), ("A", "O")), "cell: needs shape \\(3, 3\\)"),
         ((cell, position, (22, 8), ("Ti", "O")), "label: must be A, B or O"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
+from ferrojax.cli.mapped import Mapped, MapSettings
 from ferrojax.cli.options import (
     FORMATS,
     MODES,
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ferrojax.acquisition import FrameAlignment
-    from ferrojax.crystal import Crystal
     from ferrojax.image import Image
-    from ferrojax.polarization import PolarizationMap
-    from ferrojax.report import MapAnalysis
 
 RESULTS = ("report.html", "map.png", "map.{format}", "map.csv", "columns.csv", "summary.json")
 _STAGES = {
@@ -34,37 +31,6 @@ _STAGES = {
     "looking": 74, "measuring the local": 77, "writing": 84,
 }  # fmt: skip
 """First words of a stage -> per cent of the time that is over when it begins, on an image of 1000 × 1000 px."""
-
-
-@dataclass(frozen=True)
-class MapSettings:
-    """What the options ask for."""
-
-    image: str
-    crystal: str
-    zone: tuple[int, int, int]
-    sampling: tuple[float, float] | None
-    mode: str | None
-    oxygen: bool
-    signal: str | int | None
-    frames: bool
-    drift: tuple[float, float]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """A mapped image and what was found out about it.
-
-    frames: how a series was aligned, None for a single image. remarks: on the crystal's file.
-    """
-
-    image: "Image"
-    crystal: "Crystal"
-    pmap: "PolarizationMap"
-    analysis: "MapAnalysis"
-    frames: "FrameAlignment | None"
-    remarks: list[str]
 
 
 def map_image(

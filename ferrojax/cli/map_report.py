@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ferrojax.cli.info import versions
-from ferrojax.cli.map import Mapped, MapSettings
+from ferrojax.cli.mapped import Mapped, MapSettings
 from ferrojax.columns.contrast import expected_contrast, measured_contrast
 from ferrojax.columns.remainder import DOUBTFUL
 from ferrojax.crystal.zone import projected_motif

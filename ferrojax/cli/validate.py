@@ -23,8 +23,6 @@ THICKEST = 1000.0
 SCAN = (2, 3)
 SEED = 0
 """Of the one drawing of shared and partly occupied sites."""
-WHOLE = 1 - 1e-5
-"""Occupancies that sum to one in float32 may miss it by so much."""
 
 
 def validate(
@@ -100,11 +98,10 @@ def specimen(structure: str | None, material_name: str, thickness: float) -> "At
 
 def whole(atoms: "Atoms") -> "tuple[Atoms, bool]":
     """The specimen with every shared or partly occupied site drawn once, and whether there was one."""
-    import numpy as np
-
     from ferrojax.crystal import draw_occupancy
+    from ferrojax.multislice import is_partial
 
-    drawn = bool((np.asarray(atoms.occupancy) < WHOLE).any())
+    drawn = is_partial(atoms)
     return (draw_occupancy(atoms, SEED) if drawn else atoms), drawn
 
 

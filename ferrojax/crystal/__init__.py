@@ -2,11 +2,24 @@
 
 from ferrojax.crystal.atoms import Atoms as Atoms
 from ferrojax.crystal.atoms import check_atoms as check_atoms
-from ferrojax.crystal.atoms import displaced_supercell as displaced_supercell
 from ferrojax.crystal.checks import shared_sites as shared_sites
 from ferrojax.crystal.components import ColumnComponents as ColumnComponents
 from ferrojax.crystal.components import column_components as column_components
 from ferrojax.crystal.crystal import Crystal as Crystal
+from ferrojax.crystal.displaced import displaced_supercell as displaced_supercell
+from ferrojax.crystal.fields import bubble_field as bubble_field
+from ferrojax.crystal.fields import flux_closure_field as flux_closure_field
+from ferrojax.crystal.fields import gradient_field as gradient_field
+from ferrojax.crystal.fields import nanodomain_field as nanodomain_field
+from ferrojax.crystal.fields import random_field as random_field
+from ferrojax.crystal.fields import skyrmion_field as skyrmion_field
+from ferrojax.crystal.fields import stripe_field as stripe_field
+from ferrojax.crystal.fields import uniform_field as uniform_field
+from ferrojax.crystal.fields import vortex_field as vortex_field
+from ferrojax.crystal.fields import wall_field as wall_field
+from ferrojax.crystal.layers import amorphous_layer as amorphous_layer
+from ferrojax.crystal.layers import stacked as stacked
+from ferrojax.crystal.layers import wedge_thickness as wedge_thickness
 from ferrojax.crystal.materials import available_materials as available_materials
 from ferrojax.crystal.materials import material as material
 from ferrojax.crystal.polar import PolarizationResponse as PolarizationResponse

@@ -1,5 +1,10 @@
-"""Checks of a specimen's values before any compute; values that JAX is tracing are skipped."""
+"""Checks of what a specimen or a crystal is made of, before any compute; values that JAX is tracing are skipped."""
 
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ferrojax.crystal.elements import SYMBOLS
@@ -9,6 +14,119 @@ OUTSIDE = 1.0
 """Å; an atom may lie this far outside the box in x or y (thermal and polar motion), because the box is periodic."""
 OVERLAP = 0.3
 """Å; atoms closer than this share a site, so their occupancies sum to 1 at most."""
+LARGEST_RMS = 0.5
+"""Å per axis; solids melt before (Lindemann), so that a larger one is B or something else."""
+SHORTEST = 1.0
+"""Å; a cell with all its sides below this is given in nm."""
+DENSEST, RAREST, FARTHEST = 1.0, 1e-5, 50.0
+"""Atoms per Å³ (diamond has 0.18) and Å between neighbours; beyond them lengths are in nm, or in pm."""
+LARGEST_SHIFT = 1.0
+"""Å; B sites of ferroelectrics are displaced by up to 0.5."""
+_RMS_REMEDY = "give the rms displacement per axis in Å, u = sqrt(B/8π²), e.g. 0.08"
+_IN_NM, _IN_PM = "looks like nm", "looks like pm"
+
+
+def check_real(field: str, value, shapes: Sequence[tuple[int | None, ...]], remedy: str) -> None:
+    """An array of real, finite numbers of one of these shapes; None in a shape fits any count of at least 1."""
+    try:
+        array = value if isinstance(value, jax.Array) else _array(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(field, value, "is no array of numbers", remedy) from None
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        shown = value if array.ndim == 0 else f"type {array.dtype}"
+        raise InputError(field, shown, "must be real numbers", remedy)
+    if not any(_fits(array.shape, shape) for shape in shapes):
+        wanted = [str(shape).replace("None", "n") for shape in shapes if shape != (1,)]
+        named = " or ".join(w for w in wanted if w != "()") or "()"
+        raise InputError(field, array.shape, f"needs shape {named}", remedy)
+    if not is_traced(array) and not np.isfinite(np.asarray(array, float)).all():
+        raise InputError(field, "NaN or infinity", "must be finite", remedy)
+
+
+def _array(value):
+    try:
+        return np.asarray(value)
+    except TypeError:  # a list of traced values
+        return jnp.asarray(value)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        n == w if w is not None else n > 0 for n, w in zip(shape, wanted, strict=True)
+    )
+
+
+def real_number(field: str, value, remedy: str) -> float:
+    """A finite number that is known now."""
+    if isinstance(value, bool | np.bool_) or is_traced(value):
+        raise InputError(field, value, "must be a number", remedy)
+    check_real(field, value, [()], remedy)
+    return float(value)
+
+
+def positive(field: str, value, unit: str) -> float:
+    """A number above 0 that is known now."""
+    found = real_number(field, value, f"give {unit}")
+    if found <= 0:
+        raise InputError(field, value, "must be above 0", f"give {unit}")
+    return found
+
+
+def whole_number(field: str, value, least: int, remedy: str) -> int:
+    """A whole number of at least `least`; True is none."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = int(value) if isinstance(value, float) and value.is_integer() else least - 1
+    if found < least or isinstance(value, bool | np.bool_):
+        raise InputError(field, value, f"must be a whole number from {least}", remedy)
+    return found
+
+
+def generator(seed) -> np.random.Generator:
+    """NumPy's generator from a whole number, or from several, such as (seed of a plan, index)."""
+    remedy = "give an int, or several, such as (seed, index)"
+    if isinstance(seed, tuple | list) and seed:
+        return np.random.default_rng([whole_number("seed", part, 0, remedy) for part in seed])
+    return np.random.default_rng(whole_number("seed", seed, 0, remedy))
+
+
+def check_kind(field: str, value, kind: type, remedy: str) -> None:
+    """A value of that class of this package, with what to do with an ASE Atoms and the like instead."""
+    if not isinstance(value, kind):
+        name = f"{type(value).__module__.split('.')[0]}.{type(value).__name__}"
+        raise InputError(field, name, f"is no ferrojax.{kind.__name__}", remedy)
+
+
+def atomic_numbers(number) -> tuple[int, ...]:
+    """One whole number an atom; symbols and fractions are refused, 22.0 is not."""
+    try:
+        given = np.asarray(number)
+    except (TypeError, ValueError):
+        given = np.array(None)
+    if given.dtype.kind in "US":
+        shown = given.ravel()[:6].tolist()
+        known = [SYMBOLS.index(s) for s in shown if s in SYMBOLS[1:]]
+        remedy = f"give atomic numbers{': ' + ', '.join(map(str, known)) if len(known) == len(shown) else ', as 82'}"
+        raise InputError("number", ", ".join(shown), "holds chemical symbols", remedy)
+    if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "iuf" or (given != np.floor(given)).any():
+        raise InputError("number", number, "needs one whole number an atom", "give atomic numbers such as [82, 22, 8]")
+    return tuple(given.astype(int).tolist())
+
+
+def box_sides(box) -> tuple[float, float, float]:
+    """Three positive lengths in Å."""
+    remedy = "pass (Lx, Ly, Lz) in Å"
+    try:
+        sides = np.asarray(box)
+    except (TypeError, ValueError):  # traced, or ragged
+        sides = np.array(None)
+    if sides.shape != (3,) or sides.dtype.kind not in "iuf" or not (np.isfinite(sides).all() and sides.min() > 0):
+        raise InputError("box", box, "needs three positive lengths that are known now", remedy)
+    if sides.max() < SHORTEST:
+        raise InputError("box", box, f"is shorter than {SHORTEST:g} Å all round: it {_IN_NM}", "multiply it by 10")
+    x, y, z = sides.astype(float).tolist()
+    return x, y, z
 
 
 def check_values(position, thermal_rms, occupancy, number: tuple[int, ...]) -> None:
@@ -23,7 +141,10 @@ def check_values(position, thermal_rms, occupancy, number: tuple[int, ...]) -> N
         if not np.isfinite(value).all():
             raise InputError(name, "NaN or infinity", "must be finite", "check the structure file")
         if name == "thermal_rms" and (value < 0).any():
-            raise InputError(name, value.min(), "must not be negative", "give the rms displacement per axis in Å")
+            raise InputError(name, value.min(), "must not be negative", _RMS_REMEDY)
+        if name == "thermal_rms" and (value > LARGEST_RMS).any():
+            problem = f"is above {LARGEST_RMS} Å: it looks like B or a mean square"
+            raise InputError(name, value.max(), problem, _RMS_REMEDY)
         # Occupancies that sum to one in float32 may exceed it by rounding.
         if name == "occupancy" and ((value < 0) | (value > 1 + 1e-5)).any():
             worst = value[np.argmax(np.abs(value - 0.5))]
@@ -46,26 +167,54 @@ def check_inside(position, box: tuple[float, float, float]) -> None:
         )
 
 
-def close_pairs(position, box: tuple[float, float, float], within: float = OVERLAP) -> np.ndarray:
-    """(pairs, 2) indices of atoms closer than `within` Å, periodic in x and y."""
+def check_unit(position, occupancy, box: tuple[float, float, float]) -> None:
+    """Neither more atoms in the box than Å³, nor all of them far from each other: the lengths are in Å."""
+    if is_traced(position) or is_traced(occupancy):
+        return
+    density = float(np.asarray(occupancy, float).sum() / np.prod(box))
+    if density > DENSEST:
+        problem = f"holds {density:.3g} atoms per Å³, no solid more than 0.2: it {_IN_NM}"
+        raise InputError("box", box, problem, "multiply position, box and thermal_rms by 10")
+    if density < RAREST and len(position) > 1 and len(close_pairs(position, box, FARTHEST)) == 0:
+        problem = f"has no two atoms within {FARTHEST:g} Å: it {_IN_PM}"
+        raise InputError("box", box, problem, "divide position, box and thermal_rms by 100")
+
+
+def check_cell(cell, atoms) -> None:
+    """A unit cell (rows, Å) with a volume that fits that many whole atoms."""
+    if is_traced(cell) or is_traced(atoms):
+        return
+    lengths = np.linalg.norm(np.asarray(cell, float), axis=1)
+    volume = abs(np.linalg.det(np.asarray(cell, float)))
+    shown = np.asarray(cell).round(3).tolist()
+    if volume <= 1e-3 * np.prod(lengths):
+        raise InputError("cell", shown, "has no volume", "give three lattice vectors as rows, in Å")
+    if lengths.max() < SHORTEST:
+        raise InputError("cell", shown, f"is shorter than {SHORTEST:g} Å all round: it {_IN_NM}", "multiply it by 10")
+    if atoms < RAREST * volume:
+        raise InputError("cell", shown, f"has {volume / atoms:.3g} Å³ an atom: it {_IN_PM}", "divide it by 100")
+
+
+def close_pairs(position, box: tuple[float, float, float], reach: float = OVERLAP) -> np.ndarray:
+    """(pairs, 2) indices of atoms closer than `reach` (Å), periodic in x and y."""
     from scipy.spatial import KDTree
 
     sides = np.array([box[0], box[1], 0.0])  # 0: not periodic
     at = np.array(position, float)
     at[:, :2] = np.mod(at[:, :2], sides[:2])
     at[:, :2] = np.where(at[:, :2] >= sides[:2], 0.0, at[:, :2])
-    return KDTree(at, boxsize=sides).query_pairs(within, output_type="ndarray")
+    return KDTree(at, boxsize=sides).query_pairs(reach, output_type="ndarray")
 
 
-def shared_sites(position, box: tuple[float, float, float], within: float = OVERLAP, number=None) -> np.ndarray | None:
-    """(atoms,) the first atom of the site that each atom shares with those within 0.3 Å; None: all have their own.
+def shared_sites(position, box: tuple[float, float, float], reach: float = OVERLAP, number=None) -> np.ndarray | None:
+    """(atoms,) the first atom of the site that each atom shares with those within `reach` Å; None: all have their own.
 
     number: (atoms,) where given, only atoms of the same one share a site.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    pairs = close_pairs(position, box, within)
+    pairs = close_pairs(position, box, reach)
     if number is not None:
         pairs = pairs[np.asarray(number)[pairs[:, 0]] == np.asarray(number)[pairs[:, 1]]]
     if len(pairs) == 0:
@@ -85,6 +234,7 @@ def check_overlap(position, occupancy, box: tuple[float, float, float]) -> None:
     if len(pairs) == 0:
         return
     around = share + np.bincount(pairs.ravel(), share[pairs[:, ::-1]].ravel(), minlength=len(share))
+    around[share == 0] = 0  # an atom that is not there is in nobody's way
     worst = int(around.argmax())
     if around[worst] > 1 + 1e-4:
         first, second = pairs[(pairs == worst).any(1)][0]

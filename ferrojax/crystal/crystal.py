@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from ferrojax.crystal.checks import atomic_numbers, check_cell, check_real, check_values, real_number
 from ferrojax.crystal.elements import SYMBOLS
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 
 
 class Crystal(eqx.Module):
@@ -46,34 +49,41 @@ class Crystal(eqx.Module):
         self,
         cell,
         position,
-        number: tuple[int, ...],
-        label: tuple[str, ...],
+        number,
+        label,
         *,
         name: str = "crystal",
-        thermal_rms: ArrayLike = 0.0,
-        occupancy: ArrayLike = 1.0,
-        soft_mode: ArrayLike | None = None,
-        born_charge: ArrayLike | None = None,
-        mode_charge: ArrayLike | None = None,
-        response_error: float | None = None,
+        thermal_rms: Any = 0.0,
+        occupancy: Any = 1.0,
+        soft_mode: Any = None,
+        born_charge: Any = None,
+        mode_charge: Any = None,
+        response_error: Any = None,
         sources: Mapping[str, str] | tuple[tuple[str, str], ...] = (),
     ):
-        dtype, n = jnp.result_type(float), len(number)
-        self.cell = jnp.asarray(cell, dtype)
-        self.position = jnp.asarray(position, dtype)
-        if self.cell.shape != (3, 3) or n == 0 or self.position.shape != (n, 3) or len(label) != n:
-            shapes = f"cell {self.cell.shape}, position {self.position.shape}, {n} numbers, {len(label)} labels"
-            raise InputError("crystal", shapes, "needs a (3, 3) cell and one row a site", "give all sites alike")
-        if not set(label) <= {"A", "B", "O"}:
-            raise InputError("label", " ".join(sorted(set(label))), "must be A, B or O", "label the rest O")
+        self.number, self.label, self.name = atomic_numbers(number), tuple(label), name
+        dtype, n = jnp.result_type(float), len(self.number)
+        each = [(), (1,), (n,)]
+        check_real("cell", cell, [(3, 3)], "give three lattice vectors as rows, in Å")
+        check_real("position", position, [(n, 3)], "give fractional coordinates, one row a site")
+        check_real("thermal_rms", thermal_rms, each, "give Å per axis")
+        check_real("occupancy", occupancy, each, "give one share a site, above 0 and up to 1")
+        if len(self.label) != n or not set(self.label) <= {"A", "B", "O"}:
+            shown = " ".join(map(str, self.label))
+            raise InputError("label", shown, f"must be A, B or O for each of {n} sites", "label the rest O")
+        self.cell, self.position = jnp.asarray(cell, dtype), jnp.asarray(position, dtype)
         self.thermal_rms = jnp.broadcast_to(jnp.asarray(thermal_rms, dtype), (n,))
         self.occupancy = jnp.broadcast_to(jnp.asarray(occupancy, dtype), (n,))
-        self.soft_mode = None if soft_mode is None else jnp.asarray(soft_mode, dtype)
-        self.born_charge = None if born_charge is None else jnp.asarray(born_charge, dtype)
-        self.mode_charge = None if mode_charge is None else jnp.asarray(mode_charge, dtype)
-        self.response_error = response_error
-        self.number, self.label, self.name = number, label, name
+        self.soft_mode = _tensor("soft_mode", soft_mode, (n, 3, 3))
+        self.born_charge = _tensor("born_charge", born_charge, (n, 3, 3))
+        self.mode_charge = _tensor("mode_charge", mode_charge, (3, 3))
+        remedy = "give a relative error such as 0.1, or None"
+        self.response_error = None if response_error is None else real_number("response_error", response_error, remedy)
         self.sources = tuple(sorted(dict(sources).items()))
+        check_values(self.position, self.thermal_rms, self.occupancy, self.number)
+        if not is_traced(self.occupancy) and bool((self.occupancy <= 0).any()):
+            raise InputError("occupancy", self.occupancy.min(), "must be above 0", "leave out a site that is empty")
+        check_cell(self.cell, self.occupancy.sum())
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -84,8 +94,9 @@ class Crystal(eqx.Module):
 
         For a measured cell where a file or the library has a calculated or a wrong one.
         """
+        check_real("lengths", (a, b, c), [(3,)], "give Å")
         lengths = jnp.asarray([a, b, c], self.cell.dtype)
-        if not bool((lengths > 0).all() & jnp.isfinite(lengths).all()):
+        if not bool((lengths > 0).all()):
             raise InputError("lengths", (a, b, c), "must be positive", "give Å")
         cell = self.cell * (lengths / jnp.linalg.norm(self.cell, axis=1))[:, None]
         told = dict(self.sources)
@@ -104,16 +115,21 @@ class Crystal(eqx.Module):
         name: str | None = None,
         index: int | None = None,
     ) -> "Crystal":
-        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, shared sites kept.
+        """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, one site a species.
 
         labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it they are inferred from the coordination, where that
-        decides. thermal_rms: Å per axis; without it the file's, else an assumed value that `sources` calls so.
-        Everything else, and the errors: see `ferrojax.crystal.files.read_crystal`.
+        decides. thermal_rms: Å per axis, one value or one an element; without it that of the file (U_iso or B_iso
+        of a CIF), else 0.085 Å, which `sources` call assumed.
+        occupancy: {"Mg": 1/3, "Nb": 2/3} puts right what the file says of an element that shares its sites.
+        soft_mode, born_charge: (n, 3, 3) for the sites in their order, or one number an element; None: unknown.
+        index: which structure of a file that holds several. The name is the formula unless given.
+        Warns where a CIF's formula is not that of its sites. Errors: InputError for what cannot be read, no cell,
+        atoms on top of each other, occupancies above 1, labels that cannot be inferred.
         """
-        from ferrojax.crystal.files import read_crystal
+        from ferrojax.crystal.files import read_sites
 
-        return read_crystal(
-            path,
+        sites = read_sites(
+            Path(path),
             labels=labels,
             thermal_rms=thermal_rms,
             occupancy=occupancy,
@@ -122,3 +138,12 @@ class Crystal(eqx.Module):
             name=name,
             index=index,
         )
+        return Crystal(**sites)
+
+
+def _tensor(field: str, value, shape: tuple[int, ...]) -> Array | None:
+    """An array of that shape, or None."""
+    if value is None:
+        return None
+    check_real(field, value, [shape], "give one tensor a site, in order" if len(shape) == 3 else "give one tensor")
+    return jnp.asarray(value, jnp.result_type(float))

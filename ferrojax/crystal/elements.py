@@ -112,7 +112,7 @@ SYMBOLS = tuple(
 )
 
 
-def atomic_number(symbol: str) -> int:
+def atomic_number(symbol) -> int:
     """Atomic number of a chemical symbol."""
     if symbol not in SYMBOLS[1:]:
         raise InputError("element", symbol, "unknown chemical symbol", "use symbols such as 'Ba', 'Ti', 'O'")

@@ -1,49 +1,36 @@
-"""Crystals from structure files: CIF, POSCAR and whatever else ASE reads."""
+"""The sites of structure files: CIF, POSCAR and whatever else ASE reads."""
 
 import re
 import warnings
 from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.checks import OVERLAP
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.crystal.labels import inferred_labels, labels_from
+from ferrojax.crystal.sites import ase_sites, by_element
 from ferrojax.errors import InputError
 
 ASSUMED_RMS = 0.085
 """Å per axis, where a file gives no thermal motion; of the size measured for perovskites at room temperature."""
-OVERLAP = 0.3
-"""Å; as in the checks of a specimen."""
 
 
-def read_crystal(
-    path: str | PathLike,
+def read_sites(
+    path: Path,
     *,
-    labels: Mapping[str, str] | None = None,
-    thermal_rms: float | Mapping[str, float] | None = None,
-    occupancy: Mapping[str, float] | None = None,
-    soft_mode: ArrayLike | Mapping[str, float] | None = None,
-    born_charge: ArrayLike | Mapping[str, float] | None = None,
-    name: str | None = None,
-    index: int | None = None,
-) -> Crystal:
-    """A Crystal from a structure file, with its symmetry expanded and shared sites kept as one site a species.
-
-    labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it as `inferred_labels` finds them, or an InputError.
-    thermal_rms: Å per axis, one value or one an element; without it that of the file (U_iso or B_iso of a CIF), else
-    0.085 Å, which the sources call assumed.
-    occupancy: {"Mg": 1/3, "Nb": 2/3} puts right what the file says of an element that shares its sites.
-    soft_mode, born_charge: (n, 3, 3) for the sites in their order, or one number an element; None: unknown.
-    index: which structure of a file that holds several. The name is the formula unless given.
-    Warns where a CIF's formula is not that of its sites. Errors: InputError for what cannot be read, no cell,
-    atoms on top of each other, occupancies above 1, labels that cannot be inferred.
-    """
-    path = Path(path)
+    labels: Mapping[str, str] | None,
+    thermal_rms: float | Mapping[str, float] | None,
+    occupancy: Mapping[str, float] | None,
+    soft_mode: ArrayLike | Mapping[str, float] | None,
+    born_charge: ArrayLike | Mapping[str, float] | None,
+    name: str | None,
+    index: int | None,
+) -> dict[str, Any]:
+    """What `Crystal` is made of, by the names of its arguments; see `Crystal.from_file`, which this serves."""
     structure = _one_structure(path, index)
     number, kind, share, fractional = _sites(structure)
     share = _corrected(share, number, occupancy)
@@ -60,18 +47,18 @@ def read_crystal(
     sources["soft_mode"] = "None: not given." if soft_mode is None else "Given."
     sources["born_charges"] = "None: not given." if born_charge is None else "Given; neutralised."
     charge = _tensors("born_charge", born_charge, elements)
-    return Crystal(
-        cell,
-        fractional,
-        tuple(int(z) for z in number),
-        label,
-        name=formula if name is None else name,
-        thermal_rms=rms,
-        occupancy=share,
-        soft_mode=_tensors("soft_mode", soft_mode, elements),
-        born_charge=None if charge is None else charge - np.average(charge, axis=0, weights=share),
-        sources=sources,
-    )
+    return {
+        "cell": cell,
+        "position": fractional,
+        "number": tuple(int(z) for z in number),
+        "label": label,
+        "name": formula if name is None else name,
+        "thermal_rms": rms,
+        "occupancy": share,
+        "soft_mode": _tensors("soft_mode", soft_mode, elements),
+        "born_charge": None if charge is None else charge - np.average(charge, axis=0, weights=share),
+        "sources": sources,
+    }
 
 
 def _one_structure(path: Path, index: int | None):
@@ -104,8 +91,6 @@ def _one_structure(path: Path, index: int | None):
 
 def _sites(structure) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Atomic number, row of the file, occupancy and fractional position, one row a species of a shared site."""
-    from ferrojax.crystal.atoms import ase_sites
-
     if abs(np.linalg.det(structure.cell.array)) < 1e-6:
         raise InputError("cell", structure.cell.array.tolist(), "has no volume", "give a file with a unit cell")
     position, number, share = ase_sites(structure)
@@ -156,10 +141,7 @@ def _check(path: Path, cell: np.ndarray, structure, share: np.ndarray, kind: np.
 def _thermal(given, elements: list[str], structure, kind: np.ndarray) -> tuple[np.ndarray, str]:
     """Thermal rms (Å per axis) of every site, and where it comes from."""
     if isinstance(given, Mapping):
-        missing = sorted(set(elements) - set(given))
-        if missing:
-            raise InputError("thermal_rms", dict(given), f"lacks {', '.join(missing)}", "give every element")
-        return np.array([float(given[symbol]) for symbol in elements]), "Given."
+        return by_element("thermal_rms", given, elements), "Given."
     if given is not None:
         return np.full(len(elements), float(given)), "Given."
     for tag, factor in (("_atom_site_u_iso_or_equiv", 1.0), ("_atom_site_b_iso_or_equiv", 1 / (8 * np.pi**2))):
@@ -175,10 +157,7 @@ def _tensors(field: str, given, elements: list[str]) -> Float[np.ndarray, "n 3 3
     if given is None:
         return None
     if isinstance(given, Mapping):
-        missing = sorted(set(elements) - set(given))
-        if missing:
-            raise InputError(field, dict(given), f"lacks {', '.join(missing)}", "give every element")
-        return np.array([float(given[symbol]) for symbol in elements])[:, None, None] * np.eye(3)
+        return by_element(field, given, elements)[:, None, None] * np.eye(3)
     tensor = np.asarray(given, float)
     if tensor.shape != (len(elements), 3, 3):
         raise InputError(field, tensor.shape, f"needs shape ({len(elements)}, 3, 3)", "one tensor a site, in order")

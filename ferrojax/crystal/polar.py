@@ -1,12 +1,16 @@
 """Polar crystals: displaced along the soft mode, and how displacement converts to polarization."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+import numpy as np
+from jaxtyping import Array, Float
 
 from ferrojax.constants import POLARIZATION_UNIT
+from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind, check_real
 from ferrojax.crystal.crystal import Crystal
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 
 
 class PolarizationResponse(eqx.Module):
@@ -44,15 +48,19 @@ def polarization_response(crystal: Crystal) -> PolarizationResponse:
     return PolarizationResponse(POLARIZATION_UNIT / volume * moment, crystal.response_error, kind, source)
 
 
-def polar_crystal(
-    crystal: Crystal, displacement: Float[ArrayLike, "3"], strain: Float[ArrayLike, "3 3"] | None = None
-) -> Crystal:
+def polar_crystal(crystal: Any, displacement, strain: Any = None) -> Crystal:
     """The crystal with B displaced by `displacement` (Å, Cartesian) against A and the other sites along the mode.
 
+    displacement: (3,) Å.
     strain: (3, 3) of the cell, Cartesian, e.g. diag(0, 0, 0.06) for a tetragonal one; lengths grow by 1 + strain
     before the sites move. Charges and mode stay, because they answer to the displacement from the non-polar cell.
-    Differentiable in both. Errors: InputError for a crystal without a soft mode.
+    Differentiable in both. Errors: InputError for a crystal without a soft mode, a displacement above 1 Å and a
+    strain above 0.5, which are pm and per cent.
     """
+    check_kind("crystal", crystal, Crystal, 'use ferrojax.material("PbTiO3") or ferrojax.Crystal.from_file')
+    _check_size("displacement", displacement, (3,), LARGEST_SHIFT, "give (x, y, z) in Å, not pm: 15 pm are 0.15")
+    if strain is not None:
+        _check_size("strain", strain, (3, 3), 0.5, "give (3, 3) parts of 1, not per cent: diag(0, 0, 0.06)")
     if crystal.soft_mode is None:
         raise InputError("crystal", crystal.name, "has no soft mode to displace along", "use a non-polar cell with one")
     cell = crystal.cell
@@ -61,3 +69,10 @@ def polar_crystal(
     shift = crystal.soft_mode @ jnp.asarray(displacement, cell.dtype)
     position = crystal.position + shift @ jnp.linalg.inv(cell)
     return eqx.tree_at(lambda c: (c.cell, c.position), crystal, (cell, position))
+
+
+def _check_size(field: str, value, shape: tuple[int, ...], most: float, remedy: str) -> None:
+    """Real numbers of a shape, none above `most`."""
+    check_real(field, value, [shape], remedy)
+    if not is_traced(value) and np.abs(np.asarray(value, float)).max() > most:
+        raise InputError(field, np.asarray(value).tolist(), f"is above {most:g}", remedy)

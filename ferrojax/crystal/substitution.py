@@ -1,55 +1,66 @@
-"""Random realisations of mixed sites: substituted elements and partly occupied sites."""
+"""Random realisations of mixed sites: substituted elements, vacancies and partly occupied sites."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ferrojax.crystal.atoms import Atoms
-from ferrojax.crystal.checks import close_pairs
+from ferrojax.crystal.atoms import Atoms, check_specimen
+from ferrojax.crystal.checks import check_kind, generator, real_number, shared_sites
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
-from ferrojax.errors import InputError
+from ferrojax.crystal.sites import chosen_on_site
+from ferrojax.errors import InputError, is_traced
+
+VACANCY = "vacancy"
+"""The guest that is no atom."""
+_REMEDY = 'give {host: {guest: share}}, such as {"Bi": {"La": 0.2}, "O": {"vacancy": 0.05}}'
 
 
-def substitute(atoms: Atoms, fractions: Mapping[str, Mapping[str, float]], seed: int) -> Atoms:
+def substitute(atoms: Any, fractions: Any, seed: Any) -> Atoms:
     """Replace elements at random: {"Bi": {"La": 0.2}} makes each Bi a La with probability 0.2, on its own.
 
-    A new atom keeps the position, thermal rms and occupancy of the one it replaces. Elements are static, so that
-    every realisation compiles anew. Errors: InputError for an element that is unknown or not in the specimen, and
-    for fractions outside [0, 1] or of a sum above 1.
+    {"O": {"vacancy": 0.05}} leaves sites empty. A new atom keeps the position, thermal rms and occupancy of the one
+    it replaces. The layout depends on the specimen and on the elements, never on the seed, so that no realisation
+    compiles anew: every site of a host holds the host and then each of its guests at one place, and all but the one
+    drawn have an occupancy of 0. `Atoms.present` drops those.
+    seed: a whole number, or several, such as (seed, index). Errors: InputError for an element that is unknown or
+    not in the specimen, and for fractions outside [0, 1] or of a sum above 1.
     """
-    generator = np.random.default_rng(seed)
-    old = np.array(atoms.number)
-    new = old.copy()
-    for host, shares in fractions.items():
-        sites = _host_sites(host, atoms.number)
-        share = _checked_shares(host, shares)
-        choices = np.array([*(atomic_number(guest) for guest in shares), atomic_number(host)])
-        edges = np.cumsum(share)
-        new[sites] = choices[np.searchsorted(edges, generator.random(sites.size), side="right")]
-    return Atoms(atoms.position, new, atoms.box, atoms.thermal_rms, atoms.occupancy)
+    check_specimen(atoms)
+    draw, number = generator(seed), np.array(atoms.number)
+    shares = _checked(fractions, atoms.number)
+    chosen = number.copy()
+    for host, guests in shares.items():
+        sites = np.flatnonzero(number == host)
+        kinds = np.array([*guests, host])
+        chosen[sites] = kinds[np.searchsorted(np.cumsum([*guests.values()]), draw.random(sites.size), side="right")]
+    rows = [(site, z) for site, own in enumerate(atoms.number) for z in (own, *shares.get(own, {})) if z]
+    index, kind = np.array(rows).T
+    there = jnp.asarray(kind == chosen[index], atoms.occupancy.dtype)
+    occupancy = atoms.occupancy[index] * there
+    return Atoms(atoms.position[index], kind, atoms.box, atoms.thermal_rms[index], occupancy)
 
 
-def mixed_crystal(crystal: Crystal, fractions: Mapping[str, Mapping[str, float]]) -> Crystal:
+def mixed_crystal(crystal: Any, fractions: Any) -> Crystal:
     """The average crystal of a solid solution: {"Bi": {"Sm": 0.1}} puts 0.9 Bi and 0.1 Sm on every Bi site.
 
-    Guests take the position, label, thermal rms, mode and charges of the host; cell and charges are not changed.
-    `draw_occupancy` of its supercell draws whole atoms. Errors: as `substitute`.
+    {"O": {"vacancy": 0.05}} leaves 0.95 O. Guests take the position, label, thermal rms, mode and charges of the
+    host; cell and charges are not changed. `draw_occupancy` of its supercell draws whole atoms.
+    Errors: as `substitute`.
     """
+    check_kind("crystal", crystal, Crystal, "for a specimen use ferrojax.substitute")
+    shares = _checked(fractions, crystal.number)
     rows: list[tuple[int, int, float]] = []
-    given = {atomic_number(host): (host, shares) for host, shares in fractions.items()}
-    for host in fractions:
-        _host_sites(host, crystal.number)
-    for site, z in enumerate(crystal.number):
-        host, shares = given.get(z, (SYMBOLS[z], {}))
-        share = _checked_shares(host, shares)
-        kinds = [(z, 1 - share.sum()), *zip((atomic_number(guest) for guest in shares), share, strict=True)]
-        rows += [(site, number, float(part)) for number, part in kinds if part > 1e-9]
+    for site, own in enumerate(crystal.number):
+        guests = shares.get(own, {})
+        kinds = [(own, 1 - sum(guests.values())), *guests.items()]
+        rows += [(site, z, part) for z, part in kinds if z and part > 1e-9]
     index, number, part = (np.array(column) for column in zip(*rows, strict=True))
     solution = ", ".join(f"{share:g} {guest} on {host}" for host, s in fractions.items() for guest, share in s.items())
-
     tensors = {"soft_mode": crystal.soft_mode, "born_charge": crystal.born_charge}
     return replace(
         crystal,
@@ -65,44 +76,41 @@ def mixed_crystal(crystal: Crystal, fractions: Mapping[str, Mapping[str, float]]
     )
 
 
-def _host_sites(host: str, number: tuple[int, ...]) -> np.ndarray:
-    sites = np.flatnonzero(np.array(number) == atomic_number(host))
-    if sites.size == 0:
-        present = ", ".join(SYMBOLS[z] for z in sorted(set(number)))
-        raise InputError("fractions", host, "is not in the specimen", f"replace one of {present}")
-    return sites
+def _checked(fractions, number: tuple[int, ...]) -> dict[int, dict[int, float]]:
+    """Atomic number of a host -> that of a guest -> its share; a vacancy has the number 0."""
+    if not isinstance(fractions, Mapping) or not all(isinstance(shares, Mapping) for shares in fractions.values()):
+        raise InputError("fractions", fractions, "must name the guests of every host", _REMEDY)
+    found: dict[int, dict[int, float]] = {}
+    for host, shares in fractions.items():
+        own = atomic_number(host)
+        if own not in number:
+            present = ", ".join(SYMBOLS[z] for z in sorted(set(number)))
+            raise InputError("fractions", host, "is not in the specimen", f"replace one of {present}")
+        if host in shares:
+            raise InputError("fractions", dict(shares), f"makes {host} its own guest", "name what replaces it")
+        guests = {
+            0 if g == VACANCY else atomic_number(g): real_number("fractions", s, _REMEDY) for g, s in shares.items()
+        }
+        if min(guests.values(), default=0.0) < 0 or sum(guests.values()) > 1 + 1e-9:
+            raise InputError("fractions", dict(shares), f"for {host} must be 0 to 1 and sum to at most 1", "lower them")
+        found[own] = guests
+    return found
 
 
-def _checked_shares(host: str, shares: Mapping[str, float]) -> np.ndarray:
-    share = np.array([float(value) for value in shares.values()])
-    if not ((share >= 0).all() and share.sum() <= 1 + 1e-9):
-        raise InputError("fractions", dict(shares), f"for {host} must be 0 to 1 and sum to at most 1", "lower them")
-    return share
-
-
-def draw_occupancy(atoms: Atoms, seed: int) -> Atoms:
+def draw_occupancy(atoms: Any, seed: Any) -> Atoms:
     """Draw one species, or a vacancy, for every partly occupied site, with its occupancies as probabilities.
 
-    Atoms closer than 0.3 Å share a site. The atoms that stay have occupancy 1. Positions must be concrete.
+    Atoms closer than 0.3 Å share a site. The atoms drawn have occupancy 1 and the others 0, so that another seed
+    compiles nothing anew; `Atoms.present` drops those. Positions and occupancies must be concrete.
+    seed: as in `substitute`.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    generator = np.random.default_rng(seed)
+    check_specimen(atoms)
+    for name, value in (("position", atoms.position), ("occupancy", atoms.occupancy)):
+        if is_traced(value):
+            raise InputError(name, "traced", "is being traced, so that there is nothing to draw by", "draw before jit")
+    draw = generator(seed)
     share = np.asarray(atoms.occupancy, float)
-    pairs = close_pairs(atoms.position, atoms.box)
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(share), len(share)))
-    _, site = connected_components(links, directed=False)
-    order = np.argsort(site, kind="stable")
-    total = np.cumsum(share[order])
-    start = np.concatenate([[True], np.diff(site[order]) > 0])
-    before = total - share[order]
-    before = before - before[start][np.cumsum(start) - 1]
-    ticket = generator.random(site.max() + 1)[site[order]]
-    # Whole sites always stay: rounding of a float32 occupancy must not make a vacancy of one in ten million.
-    chosen = (before <= ticket) & ((ticket < before + share[order]) | (before + share[order] > 1 - 1e-5))
-    kept = np.sort(order[chosen])
-    if kept.size == 0:
-        raise InputError("occupancy", share.max(), "left no atom in the specimen", "draw another seed")
-    rms = jnp.asarray(atoms.thermal_rms)[kept]
-    return Atoms(atoms.position[kept], np.array(atoms.number)[kept], atoms.box, rms, 1.0)
+    site = shared_sites(atoms.position, atoms.box)
+    site = np.arange(len(share)) if site is None else site
+    kept = chosen_on_site(site, share, draw.random(len(share))[site])
+    return eqx.tree_at(lambda a: a.occupancy, atoms, jnp.asarray(kept, atoms.occupancy.dtype))

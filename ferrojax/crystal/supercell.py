@@ -1,15 +1,17 @@
 """Orthogonal supercells of any crystal along any zone axis, with the strain that they need."""
 
 import math
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ferrojax.crystal.atoms import Atoms, ase_sites, element_rms
+from ferrojax.crystal.atoms import Atoms
+from ferrojax.crystal.checks import check_real, real_number, whole_number
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.lattice import lattice_points, plane_vectors, primitive_cell, principal_strain
+from ferrojax.crystal.sites import ase_sites, element_rms
 from ferrojax.crystal.zone import checked_zone
 from ferrojax.errors import InputError
 
@@ -52,15 +54,15 @@ class _Structure(eqx.Module):
 
 def oriented_supercell(
     structure,
-    zone: Sequence[int] = (0, 0, 1),
+    zone: Any = (0, 0, 1),
     *,
-    in_plane: Sequence[int] | None = None,
-    size: tuple[float, float] | None = None,
-    thickness: float | None = None,
-    repeats: tuple[int, int, int] | None = None,
-    max_strain: float = 0.01,
-    max_edge: float = 60.0,
-    thermal_rms: float | Mapping[str, float] | None = None,
+    in_plane: Any = None,
+    size: Any = None,
+    thickness: Any = None,
+    repeats: Any = None,
+    max_strain: Any = 0.01,
+    max_edge: Any = 60.0,
+    thermal_rms: Any = None,
 ) -> OrientedSupercell:
     """The smallest orthogonal box of a crystal with the beam (+z) along the lattice direction `zone`.
 
@@ -110,7 +112,7 @@ def _structure(structure, thermal_rms) -> _Structure:
     return _Structure(cell, position, number, rms, occupancy)
 
 
-def _in_plane(in_plane: Sequence[int], zone: tuple[int, int, int], cell: np.ndarray) -> np.ndarray:
+def _in_plane(in_plane, zone: tuple[int, int, int], cell: np.ndarray) -> np.ndarray:
     """The unit vector across the beam that shall lie along +x, in the crystal's Cartesian axes."""
     beam = np.array(zone) @ cell
     direction = np.array(checked_zone(in_plane)) @ cell
@@ -120,10 +122,12 @@ def _in_plane(in_plane: Sequence[int], zone: tuple[int, int, int], cell: np.ndar
     return flat / np.linalg.norm(flat)
 
 
-def _box(primitive, basis, beam, wanted, *, max_strain: float, max_edge: float) -> np.ndarray:
+def _box(primitive, basis, beam, wanted, *, max_strain, max_edge) -> np.ndarray:
     """Edges (rows, whole multiples of the primitive vectors) of the smallest box within the strain allowed."""
-    if not 0 <= max_strain <= MOST_STRAIN:
+    if not 0 <= real_number("max_strain", max_strain, "give, e.g., 0.01") <= MOST_STRAIN:
         raise InputError("max_strain", max_strain, f"must lie between 0 and {MOST_STRAIN}", "give, e.g., 0.01")
+    if real_number("max_edge", max_edge, "give Å, e.g. 60") <= 0:
+        raise InputError("max_edge", max_edge, "must be positive", "give Å, e.g. 60")
     vectors = plane_vectors(primitive, beam, max_edge)
     trial = max_strain + ROUNDING
     while True:
@@ -196,11 +200,17 @@ def _repeats(lengths, size, thickness, repeats) -> tuple[int, int, int]:
     if repeats is not None:
         if size is not None or thickness is not None:
             raise InputError("repeats", repeats, "comes with a size or a thickness", "give one or the other")
-        return repeats
-    target = [*((0.0, 0.0) if size is None else size), 0.0 if thickness is None else thickness]
-    names = ("size", "size", "thickness")
-    for name, value, given in zip(names, target, (size, size, thickness), strict=True):
-        if given is not None and not 0 < value < math.inf:
+        check_real("repeats", repeats, [(3,)], "give (nx, ny, nz)")
+        nx, ny, nz = (whole_number("repeats", count, 1, "give (nx, ny, nz)") for count in repeats)
+        return nx, ny, nz
+    target = [0.0, 0.0, 0.0]
+    if size is not None:
+        check_real("size", size, [(2,)], "give (x, y) in Å")
+        target[:2] = (float(side) for side in size)
+    if thickness is not None:
+        target[2] = real_number("thickness", thickness, "give Å")
+    for name, value, given in zip(("size", "size", "thickness"), target, (size, size, thickness), strict=True):
+        if given is not None and value <= 0:
             raise InputError(name, given, "must be positive", "give Å")
     counts = [max(1, math.ceil(t / length - 1e-4)) for t, length in zip(target, lengths, strict=True)]
     return counts[0], counts[1], counts[2]

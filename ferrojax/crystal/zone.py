@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -91,7 +92,7 @@ class Motif(eqx.Module):
 _EMPTY = Shell(np.zeros(0, int), np.zeros((0, 2), int), np.zeros(0))
 
 
-def checked_zone(zone: Sequence[int]) -> tuple[int, int, int]:
+def checked_zone(zone) -> tuple[int, int, int]:
     """The zone axis as three coprime integers, or an InputError."""
     try:
         values = [float(v) for v in zone]
@@ -108,7 +109,7 @@ def checked_zone(zone: Sequence[int]) -> tuple[int, int, int]:
     return u // divisor, v // divisor, w // divisor
 
 
-def projected_motif(crystal: Crystal, zone: Sequence[int] = (0, 0, 1), resolution: float = 0.6) -> Motif:
+def projected_motif(crystal: Crystal, zone: Any = (0, 0, 1), resolution: float = 0.6) -> Motif:
     """Project a crystal along a zone axis, given as direct-lattice indices [uvw] of its cell.
 
     The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice.

@@ -42,8 +42,8 @@ class Request(eqx.Module):
     ) -> "Request":  # fmt: skip
         """Checked for type and value; specimen: (atoms, probe, scan, detectors)."""
         atoms, probe, scan, detectors = specimen
-        _check_types(atoms, probe, scan, detectors, thermal, plan)
         check_atoms(atoms)
+        _check_types(probe, scan, detectors, thermal, plan)
         if isinstance(numerics.sampling, Grid):
             numerics.sampling.check_spans(*atoms.box[:2])
         return Request(
@@ -72,12 +72,7 @@ def guarded_tilt(request: Request, barred: str | None) -> Float[Array, "*positio
     return tilt
 
 
-def _check_types(atoms, probe, scan, detectors, thermal, plan) -> None:
-    if not isinstance(atoms, Atoms):
-        remedy = "convert it with fj.Atoms.from_ase(atoms, thermal_rms=...)" if hasattr(atoms, "numbers") else ""
-        raise InputError(
-            "atoms", type(atoms).__name__, "is no Atoms", remedy or "build fj.Atoms(position, number, box)"
-        )
+def _check_types(probe, scan, detectors, thermal, plan) -> None:
     if not isinstance(probe, Probe):
         wave = isinstance(probe, PlaneWave)
         remedy = "use exit_wave for a plane wave" if wave else "give fj.Probe(energy in eV, semiangle in mrad)"

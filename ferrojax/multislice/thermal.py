@@ -14,15 +14,13 @@ from ferrojax.checks import any_traced, real_numbers, whole_number
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms
 from ferrojax.crystal.elements import SYMBOLS
+from ferrojax.crystal.sites import WHOLE, chosen_on_site
 from ferrojax.errors import InputError, is_traced
 from ferrojax.multislice.radial import amplitude_factor
 from ferrojax.multislice.slices import SlicePlan
 
 DRAWS = ("independent", "antithetic", "stratified")
 """How the displacements of several configurations depend on each other; see FrozenPhonons."""
-
-WHOLE = 1 - 1e-5
-"""Occupancy from which an atom is whole: rounding of a float32 must not make a vacancy of one in ten million."""
 
 
 class FrozenPhonons(eqx.Module):
@@ -146,15 +144,8 @@ def drawn_occupancy(
         return atoms.occupancy
     share, count = np.asarray(atoms.occupancy, float), len(atoms.number)
     home = np.arange(count) if site is None else np.asarray(site)
-    order = np.argsort(home, kind="stable")
-    total = np.cumsum(share[order]) - share[order]
-    first = np.searchsorted(home[order], home)  # of every atom's site, in that order
-    before = np.empty(count)
-    before[order] = total
-    before -= total[first]
     ticket = _uniform(thermal, index, (count,), "occupancy")[home]
-    chosen = (ticket >= before) & (ticket < before + share)
-    return jnp.where(share > WHOLE, 1.0, chosen).astype(atoms.occupancy.dtype)
+    return chosen_on_site(home, share, ticket).astype(atoms.occupancy.dtype)
 
 
 def configuration(
