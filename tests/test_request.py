@@ -132,7 +132,7 @@ def ask(atoms, **changed):
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "ase atoms": (r"atoms: is no Atoms .*from_ase", {"atoms": ase.Atoms("Ba", cell=(4, 4, 4))}),
+    "ase atoms": (r"atoms: is no ferrojax.Atoms .*from_ase", {"atoms": ase.Atoms("Ba", cell=(4, 4, 4))}),
     "plane wave": (r"probe: .*exit_wave", {"probe": PlaneWave(200e3)}),
     "scan as a tuple": (r"scan: .*Scan.grid", {"scan": (4, 4)}),
     "list of detectors": (r"detectors: must name", {"detectors": [AnnularDetector(60, 80)]}),

@@ -102,7 +102,7 @@ def whole(atoms: "Atoms") -> "tuple[Atoms, bool]":
     from ferrojax.multislice import is_partial
 
     drawn = is_partial(atoms)
-    return (draw_occupancy(atoms, SEED) if drawn else atoms), drawn
+    return (draw_occupancy(atoms, SEED).present() if drawn else atoms), drawn
 
 
 def _read(structure: str) -> Any:
@@ -178,7 +178,8 @@ def scaled_detectors(probe: "Probe", grid: "Grid") -> "dict[str, AnnularDetector
         "BF": AnnularDetector(0, semiangle / 2),
     }
     for name, d in detectors.items():
-        if not d.weights(grid, probe.wavelength).any():
+        angle = grid.k * probe.wavelength * 1e3
+        if not ((angle >= d.inner) & (angle < d.outer)).any():
             spacing = probe.wavelength * 1e3 / max(grid.extent)
             raise InputError(
                 "energy and semiangle",

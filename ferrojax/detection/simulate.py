@@ -276,7 +276,8 @@ def _signals(layout: _Layout, tiles: Tiles, shared: "_Shared", runs: list[tuple[
     xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
     own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
     where = (tiles.plan, xy, own_tilt, tiles.corner)
-    mesh, shape = _mesh(run, layout.request.devices), sampled.position.shape[:2]
+    mesh = _mesh(run, layout.request.devices)
+    shape = (sampled.position.shape[0], sampled.position.shape[1])
     position, occupancy, grid = (jnp.stack(a) for a in zip(*runs, strict=True))
     out = _run(where, (position, occupancy, grid), shared, run.route, run.batch, mesh, len(runs) > 1)
 
