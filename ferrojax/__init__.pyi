@@ -44,6 +44,7 @@ from .detection import SegmentedDetector as SegmentedDetector
 from .detection import at_thickness as at_thickness
 from .detection import differential_phase_contrast as differential_phase_contrast
 from .detection import integrated_centre_of_mass as integrated_centre_of_mass
+from .detection import plan_simulation as plan_simulation
 from .detection import simulate as simulate
 from .errors import InputError as InputError
 from .grid import Grid as Grid
@@ -53,6 +54,7 @@ from .io import read as read
 from .io import read_map as read_map
 from .io import read_unit_cell_folder as read_unit_cell_folder
 from .io import read_unit_cells as read_unit_cells
+from .io import simulate_to_zarr as simulate_to_zarr
 from .io import write_columns_csv as write_columns_csv
 from .io import write_csv as write_csv
 from .io import write_map as write_map

@@ -34,6 +34,8 @@ WORKING = 2**28
 """Bytes of waves in flight that a batch should not exceed."""
 CACHE = 3 * 2**20
 """Bytes of waves that a processor's caches hold: larger batches are no faster forward, and slower in reverse."""
+PROGRAM = 2**28
+"""Bytes that compiling and running take whatever the size."""
 FREE_PART = 0.8
 """Of the memory that is free."""
 
@@ -230,7 +232,8 @@ def _with_memory(
     memory = {
         "transmission": min(stack, STACK_LIMIT),
         "waves": min(batch, waves) * pixels * 8 * 5,
-        "signals": job.scan[0] * job.scan[1] * job.exits * job.channels * 4 * 3,
+        "signals": int(_copies(job) * max(math.prod(job.scan), math.prod(job.pixels)) * job.exits * job.channels * 4),
+        "program": PROGRAM,
     }
     if route == "matrix":
         atoms = job.slices * max(8, int(2 * job.atoms_per_area * np.prod(grid.extent))) * job.watched
@@ -255,6 +258,13 @@ def _with_memory(
         isolated=job.isolated,
         memory=memory,
     )
+
+
+def _copies(job: Job) -> float:
+    """Of all signals that are held at a time: runs, their mean, and the spread of configurations (measured)."""
+    if job.configurations > 1:
+        return 5.0
+    return 3.5 if len(job.offsets) > 1 else 2.5
 
 
 def _seconds(job: Job, plan: RunPlan) -> float:

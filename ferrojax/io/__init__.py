@@ -1,6 +1,7 @@
 """Vendor formats in, maps and data sets out."""
 
 from ferrojax.io.read import read as read
+from ferrojax.io.simulation import simulate_to_zarr as simulate_to_zarr
 from ferrojax.io.unit_cells import UnitCellImage as UnitCellImage
 from ferrojax.io.unit_cells import UnitCells as UnitCells
 from ferrojax.io.unit_cells import read_unit_cell_folder as read_unit_cell_folder
