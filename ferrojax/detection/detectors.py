@@ -330,7 +330,7 @@ def _check_finite(outer: float) -> None:
 
 
 def _real(values: np.ndarray) -> Array:
-    return jnp.asarray(values, jnp.result_type(float))
+    return jnp.asarray(values.astype(jnp.result_type(float)))  # cast first, so that nothing is compiled for it
 
 
 def _channels_first(signal: Float[Array, "*stack rows cols channels"]) -> Float[Array, "*stack channels rows cols"]:

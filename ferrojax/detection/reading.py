@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
@@ -16,7 +17,6 @@ from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
     SlicePlan,
-    SliceTables,
     ThermalModel,
     band,
     propagator,
@@ -81,7 +81,7 @@ class Reader(eqx.Module):
     """
 
     response: Response
-    leaves: Float[Array, ""]
+    leaves: Float[Array, "*grids"]
     takes_lost: bool = eqx.field(static=True)
     edge: int = eqx.field(static=True)
 
@@ -95,17 +95,18 @@ class Reader(eqx.Module):
 class Optics(eqx.Module):
     """What every probe of one simulation shares on its grid.
 
-    spectrum: the probe at the origin for every node of the focal spread, on the detection grid.
+    spectrum: the probe at the origin for every node of the focal spread, on the detection grid. `prepare` stacks one
+    for every averaged grid along a leading axis.
     propagate: the run's kernel, without tilt where every probe has its own. frequencies: (ky, kx) of the waves' grid,
     seen_frequencies: of the detection grid, 1/Å: arrays, so that grids that differ in their offset share programs.
     """
 
-    spectrum: Complex[Array, "nodes r c"]
-    node_weight: Float[Array, " nodes"]
-    propagate: Complex[Array, "rows cols"]
+    spectrum: Complex[Array, "*grids nodes r c"]
+    node_weight: Float[Array, "*grids nodes"]
+    propagate: Complex[Array, "*grids rows cols"]
     readers: dict[str, Reader]
-    frequencies: tuple[Float[Array, " rows"], Float[Array, " cols"]]
-    seen_frequencies: tuple[Float[Array, " r"], Float[Array, " c"]]
+    frequencies: tuple[Float[Array, "*grids rows"], Float[Array, "*grids cols"]]
+    seen_frequencies: tuple[Float[Array, "*grids r"], Float[Array, "*grids c"]]
     grid: Grid = eqx.field(static=True)
     seen: Grid = eqx.field(static=True)
 
@@ -126,42 +127,72 @@ def lost_angles(detectors: Mapping[str, Detector], reach: float) -> tuple[float,
 
 
 def prepare(
-    request: Request, plan: SlicePlan, grid: Grid, tilt: Float[Array, "2"], carried: SliceTables, isolated: bool
+    request: Request, plan: SlicePlan, grids: tuple[Grid, ...], tilt: Float[Array, "2"], isolated: bool
 ) -> Optics:
-    """Optics on the waves' grid, offset included; `carried`: the slice tables of the run. Eager.
+    """Optics on the waves' grids, offsets included, stacked along a leading axis.
 
     isolated: a window's pixels are wide, so that detectors' edges share out those that they cross.
     """
-    probe, detectors, thermal = request.probe, request.detectors, request.thermal
+    probe, thermal = request.probe, request.thermal
     fraction, taper, _ = run_band(thermal, request.numerics.transmission)
-    limit = grid.band_limit(fraction, taper)
-    reach = fraction * grid.nyquist * probe.wavelength * 1e3  # mrad
-    outers = lost_angles(detectors, reach)
-    seen = detection_grid(grid, fraction)
-    inside = seen.k < fraction * grid.nyquist
+    real = jnp.result_type(float)
+    seen = tuple(detection_grid(grid, fraction) for grid in grids)
     offsets, weights = focal_nodes(probe)
-    real = carried.carried.dtype
-    readers = {}
-    for name, d in detectors.items():
-        lost, bounded = d.takes_lost and d.outer > reach, d.outer in outers
-        leaves = return_rate(request.atoms, probe.energy, reach, d.inner, d.outer) if bounded else 0.0
-        readers[name] = Reader(
-            _shared_out(d, seen, probe) if isolated else d.response(seen, probe.wavelength),
-            jnp.asarray(leaves, real),
-            lost,
-            outers.index(d.outer) if bounded else -1,
-        )
-    bare, bare_seen = (Grid(g.shape, g.sampling) for g in (grid, seen))
+    band = (fraction, taper)
+    spectrum, propagate = _waves(probe, offsets, tilt, grids, seen, band, plan.slice_thickness)
+    reach = fraction * grids[0].nyquist * probe.wavelength * 1e3  # mrad
+    bare, bare_seen = (Grid(g.shape, g.sampling) for g in (grids[0], seen[0]))
     return Optics(
-        spectrum=jnp.stack([probe_spectrum(probe, seen, o) for o in offsets]) * inside,
-        node_weight=jnp.asarray(weights, real),
-        propagate=propagator(grid, probe.energy, plan.slice_thickness, tilt, limit),
-        readers=readers,
-        frequencies=tuple(jnp.asarray(k, real) for k in grid.frequencies),  # pyright: ignore[reportArgumentType]
-        seen_frequencies=tuple(jnp.asarray(k, real) for k in seen.frequencies),  # pyright: ignore[reportArgumentType]
+        spectrum=spectrum,
+        node_weight=jnp.asarray(np.tile(weights, (len(grids), 1)).astype(real)),
+        propagate=propagate,
+        readers={name: _reader(request, d, reach, seen, isolated) for name, d in request.detectors.items()},
+        frequencies=_stacked_frequencies(grids),
+        seen_frequencies=_stacked_frequencies(seen),
         grid=bare,
         seen=bare_seen,
     )
+
+
+@eqx.filter_jit
+def _waves(
+    probe: Probe, offsets: Float[Array, " nodes"], tilt: Float[Array, "2"], grids: tuple[Grid, ...],
+    seen: tuple[Grid, ...], band: tuple[float, float], step: float,
+) -> tuple[Complex[Array, "grids nodes r c"], Complex[Array, "grids rows cols"]]:  # fmt: skip
+    """Spectra of the probe and propagators on every grid, as one program."""
+    spectrum, propagate = [], []
+    for grid, small in zip(grids, seen, strict=True):
+        inside = small.k < band[0] * grid.nyquist
+        spectrum.append(jax.vmap(lambda o, g=small: probe_spectrum(probe, g, o))(offsets) * inside)
+        propagate.append(propagator(grid, probe.energy, step, tilt, grid.band_limit(*band)))
+    return jnp.stack(spectrum), jnp.stack(propagate)
+
+
+def _stacked_frequencies(grids: tuple[Grid, ...]) -> tuple[Float[Array, "grids rows"], Float[Array, "grids cols"]]:
+    real = jnp.result_type(float)
+    ky, kx = (np.stack([grid.frequencies[axis] for grid in grids]).astype(real) for axis in (0, 1))
+    return jnp.asarray(ky), jnp.asarray(kx)
+
+
+def _reader(request: Request, detector: Detector, reach: float, seen: tuple[Grid, ...], isolated: bool) -> Reader:
+    """One detector on every grid, stacked."""
+    probe = request.probe
+    outers = lost_angles(request.detectors, reach)
+    lost, bounded = detector.takes_lost and detector.outer > reach, detector.outer in outers
+    leaves = return_rate(request.atoms, probe.energy, reach, detector.inner, detector.outer) if bounded else 0.0
+    each = [
+        _shared_out(detector, grid, probe) if isolated else detector.response(grid, probe.wavelength) for grid in seen
+    ]
+    response = jax.tree.map(lambda *w: _stack(w), *each)
+    leaves = jnp.asarray(np.full(len(seen), leaves, jnp.result_type(float)))
+    return Reader(response, leaves, lost, outers.index(detector.outer) if bounded else -1)
+
+
+def _stack(arrays: tuple[Array, ...]) -> Array:
+    """Without a program of its own where the values are known."""
+    if any(is_traced(a) for a in arrays):
+        return jnp.stack(arrays)
+    return jnp.asarray(np.stack([np.asarray(a) for a in arrays]))
 
 
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
@@ -172,7 +203,7 @@ def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
     response = detector.response(grid, probe.wavelength)
     if not isinstance(response, WeightedSum):
         return response
-    weights = response.weights
+    weights = np.asarray(response.weights)
     parts = next((n for n in (5, 3) if max(grid.shape) * n <= FINEST), 1)
     if parts > 1:
         rows, cols = grid.shape
@@ -180,13 +211,14 @@ def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
         finer = Grid((rows * parts, cols * parts), grid.sampling, (parts * y, parts * x))
         fine = detector.response(finer, probe.wavelength)
         assert isinstance(fine, WeightedSum)
-        weights = jnp.roll(fine.weights, (parts // 2, parts // 2), (-2, -1))
+        weights = np.roll(np.asarray(fine.weights), (parts // 2, parts // 2), (-2, -1))
         weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
     if not probe.edge:
-        pixel = probe.wavelength * 1e3 / min(grid.extent)
-        near = jnp.abs(grid.k * probe.wavelength * 1e3 - probe.semiangle) < pixel
-        weights = jnp.where(near, response.weights, weights)
-    return WeightedSum(weights)
+        pixel, angle = probe.wavelength * 1e3 / min(grid.extent), grid.k * probe.wavelength * 1e3
+        if is_traced(probe.semiangle):
+            return WeightedSum(jnp.where(jnp.abs(angle - probe.semiangle) < pixel, response.weights, weights))
+        weights = np.where(np.abs(angle - float(probe.semiangle)) < pixel, response.weights, weights)
+    return WeightedSum(jnp.asarray(weights.astype(jnp.result_type(float))))
 
 
 def focal_count(probe: Probe) -> int:
@@ -210,15 +242,13 @@ def _beat(spread, semiangle, probe: Probe):
     return np.pi * spread * ((semiangle + probe.edge / 2) * 1e-3) ** 2 / probe.wavelength
 
 
-def focal_nodes(probe: Probe) -> tuple[list[Float[Array, ""]], Float[np.ndarray, " nodes"]]:
+def focal_nodes(probe: Probe) -> tuple[Float[Array, " nodes"], Float[np.ndarray, " nodes"]]:
     """Offsets of defocus (Å) and weights of the focal spread: an incoherent sum, never an envelope on the wave."""
     spread, count = probe.focal_spread, focal_count(probe)
-    if count == 1:
-        return [0.0 * spread], np.ones(1)
     if _traces_beat(probe):
         most = 2 * np.pi * (count - 1) / (2 * TAIL) - TAIL
         problem = f"focal_spread: traced, it is summed over {count} defoci, which bear π·spread·α²/λ up to {most:.1f}"
         spread = eqx.error_if(spread, _beat(spread, probe.semiangle, probe) > most, problem)
-    x = np.linspace(-TAIL, TAIL, count)
+    x = np.linspace(-TAIL, TAIL, count) if count > 1 else np.zeros(1)
     weight = np.exp(-(x**2) / 2)
-    return [spread * at for at in x], weight / weight.sum()
+    return spread * jnp.asarray(x.astype(spread.dtype)), weight / weight.sum()

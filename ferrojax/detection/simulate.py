@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection.detectors import Detector
@@ -95,7 +95,7 @@ def simulate(
         tables = _tables(layout.request, layout.slices, run)
         tiles = _tiles(layout)
     layout = eqx.tree_at(lambda x: x.request.tilt, layout, guarded_tilt(layout.request, layout.sampled.barred))
-    signals = partial(_signals, layout, tiles, _Shared(_beam(layout, tables), tables))
+    signals = partial(_signals, layout, tiles, _Shared(_beam(layout), tables))
     mean, error = _average(_each_configuration(signals, layout), thermal)
     depths = layout.slices.depths
     keep = slice(None) if len(depths) > 1 or thicknesses is not None else 0
@@ -242,21 +242,20 @@ class _Beam(eqx.Module):
     beams: Any
 
 
-def _beam(layout: _Layout, tables: SliceTables) -> _Beam:
+def _beam(layout: _Layout) -> _Beam:
     request, run = layout.request, layout.run
     tilt = request.tilt if request.tilt.ndim == 1 else jnp.zeros(2)
-    grids = [Grid(run.grid.shape, run.grid.sampling, offset) for offset in run.offsets]
-    optics = [prepare(request, layout.slices, grid, tilt, tables, run.isolated) for grid in grids]
-    together = jax.tree.map(lambda *a: jnp.stack(a), *optics)
+    grids = tuple(Grid(run.grid.shape, run.grid.sampling, offset) for offset in run.offsets)
+    optics = prepare(request, layout.slices, grids, tilt, run.isolated)
     if run.route == "probes":
-        return _Beam(together, None)
+        return _Beam(optics, None)
     limit = (float(request.probe.semiangle) + request.probe.edge / 2) * 1e-3 / request.probe.wavelength
-    radius = [Grid(o.seen.shape, o.seen.sampling, offset).k for o, offset in zip(optics, run.offsets, strict=True)]
+    radius = [Grid(optics.seen.shape, optics.seen.sampling, offset).k for offset in run.offsets]
     # From the angles alone, because the spectrum may be traced; as many on every grid, so that they share a program:
     # a beam outside the aperture weighs nothing.
     count = max(int((k < limit * (1 + 1e-6)).sum()) for k in radius)
     inside = [np.unravel_index(np.sort(np.argsort(k, axis=None, kind="stable")[:count]), k.shape) for k in radius]
-    return _Beam(together, jnp.asarray(np.array(inside)))
+    return _Beam(optics, jnp.asarray(np.array(inside)))
 
 
 def _tiles(layout: _Layout) -> Tiles:
@@ -270,17 +269,15 @@ def _tiles(layout: _Layout) -> Tiles:
     return whole_box(slices, position.shape[0] * position.shape[1], parts)
 
 
-def _signals(layout: _Layout, tiles: Tiles, shared: "_Shared", runs: list[tuple[Array, Array, Array]]) -> list[Signals]:
+def _signals(layout: _Layout, tiles: Tiles, shared: "_Shared", runs: list[tuple[Array, Array, int]]) -> list[Signals]:
     """Of as many runs (position, occupancy, grid) as there are lanes; name -> (exits, rows, cols, *channels)."""
-    run, sampled, tilt = layout.run, layout.sampled, layout.request.tilt
-    xy = sampled.position.reshape(-1, 2)[tiles.member] - tiles.origin[:, :, None].astype(sampled.position.dtype)
-    own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[tiles.member]
-    where = (tiles.plan, xy, own_tilt, tiles.corner)
+    run, sampled = layout.run, layout.sampled
     mesh = _mesh(run, layout.request.devices)
+    position, occupancy, grid = zip(*runs, strict=True)
+    lanes = list(position), list(occupancy), jnp.asarray(np.array(grid, np.int32))
+    scanned = (sampled.position, layout.request.tilt)
+    out = _run(tiles, scanned, lanes, shared, run.route, run.batch, mesh, len(runs) > 1)
     shape = (sampled.position.shape[0], sampled.position.shape[1])
-    position, occupancy, grid = (jnp.stack(a) for a in zip(*runs, strict=True))
-    out = _run(where, (position, occupancy, grid), shared, run.route, run.batch, mesh, len(runs) > 1)
-
     return [_images(out, i, tiles.where, sampled, shape) for i in range(len(runs))]
 
 
@@ -309,10 +306,19 @@ class _Shared(eqx.Module):
 
 @eqx.filter_jit
 def _run(
-    tiles, lanes: tuple[Float[Array, "lanes atoms 3"], Float[Array, "lanes atoms"], Int[Array, " lanes"]],
+    where: Tiles, scanned: tuple[Array, Array], lanes: tuple[list[Array], list[Array], Int[Array, " lanes"]],
     shared: _Shared, route: str, batch: int, mesh, by_run,
 ) -> Signals:  # fmt: skip
-    """Every tile of every run given; name -> (lanes, tiles, groups, most, exits, *channels)."""
+    """Every tile of every run given; name -> (lanes, tiles, groups, most, exits, *channels).
+
+    scanned: position (rows, cols, 2) Å and tilt ((2,), or like them). lanes: positions and occupancies of the atoms,
+    and the grid.
+    """
+    place, tilt = scanned[0].reshape(-1, 2), scanned[1]
+    xy = place[where.member] - where.origin[:, :, None].astype(place.dtype)
+    own_tilt = None if tilt.ndim == 1 else tilt.reshape(-1, 2)[where.member]
+    tiles = (where.plan, xy, own_tilt, where.corner)
+    specimens = (jnp.stack(lanes[0]), jnp.stack(lanes[1]), lanes[2])
 
     def one_tile(specimen, beam, tile):
         plan, xy, tilt, corner = tile
@@ -339,11 +345,11 @@ def _run(
             out_specs=first if by_run else second,
             check_vma=False,
         )
-    return everything(tiles, lanes, shared)
+    return everything(tiles, specimens, shared)
 
 
 def _each_configuration(
-    signals: Callable[[list[tuple[Array, Array, Array]]], list[Signals]], layout: _Layout
+    signals: Callable[[list[tuple[Array, Array, int]]], list[Signals]], layout: _Layout
 ) -> Iterator[Signals]:
     """Signals of one configuration after the other, the mean over its grids, as many runs at a time as lanes."""
     atoms, thermal, runs = layout.request.atoms, layout.request.thermal, layout.run.runs
@@ -351,7 +357,7 @@ def _each_configuration(
     done: list[Signals] = []
     for start in range(0, len(runs), layout.lanes):
         some = [runs[min(start + lane, len(runs) - 1)] for lane in range(layout.lanes)]
-        made = [(*configuration(atoms, thermal, i, layout.slices), jnp.asarray(grid)) for i, grid in some]
+        made = [(*configuration(atoms, thermal, i, layout.slices), grid) for i, grid in some]
         done += signals(made)[: len(runs) - start]
         while len(done) >= grids:
             yield jax.tree.map(lambda *s: sum(s) / grids, *done[:grids])
@@ -368,13 +374,13 @@ def _average(each: Iterator[Signals], thermal: ThermalModel) -> tuple[Signals, S
         if pair > 1:
             value = _halfway(value, next(each))
         if mean is None:
-            mean, spread = value, jax.tree.map(jnp.zeros_like, value) if draws > 1 else None
-            continue
-        mean, spread = _update(mean, spread, value, i + 1)
+            mean = value
+        elif spread is None:
+            mean, spread = _first_two(mean, value)
+        else:
+            mean, spread = _update(mean, spread, value, i + 1)
     assert mean is not None
-    if spread is None:
-        return mean, None
-    return mean, jax.tree.map(lambda s: jnp.sqrt(s / (draws - 1) / draws), spread)
+    return mean, None if spread is None else _standard_error(spread, draws)
 
 
 # Compiled, so that a camera's patterns are added up where they are and never held as differences of all of them.
@@ -383,6 +389,17 @@ def _average(each: Iterator[Signals], thermal: ThermalModel) -> tuple[Signals, S
 @jax.jit
 def _halfway(a: Signals, b: Signals) -> Signals:
     return jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+
+
+@jax.jit
+def _first_two(a: Signals, b: Signals) -> tuple[Signals, Signals]:
+    """Mean of two values and sum of their squared deviations."""
+    return jax.tree.map(lambda x, y: (x + y) / 2, a, b), jax.tree.map(lambda x, y: (x - y) ** 2 / 2, a, b)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _standard_error(spread: Signals, draws) -> Signals:
+    return jax.tree.map(lambda s: jnp.sqrt(s / (draws - 1) / draws), spread)
 
 
 @partial(jax.jit, donate_argnums=(0, 1))

@@ -111,8 +111,12 @@ def displaced_positions(
 
     site: the atom whose displacement each atom shares (`SlicePlan.site`): species of one site vibrate as one.
     """
-    if thermal is None:
-        return atoms.position
+    return atoms.position if thermal is None else _displaced(atoms, thermal, jnp.asarray(np.int32(index)), site)
+
+
+@eqx.filter_jit
+def _displaced(atoms: Atoms, thermal: FrozenPhonons | FastThermal, index: Int[Array, ""], site):
+    """As one program for all configurations."""
     u = _standard_displacements(thermal, index, atoms.position)
     u = u if site is None else u[site]
     rms = atoms.thermal_rms if atoms.thermal_rms.ndim == 2 else atoms.thermal_rms[:, None]
@@ -144,7 +148,7 @@ def drawn_occupancy(
         return atoms.occupancy
     share, count = np.asarray(atoms.occupancy, float), len(atoms.number)
     home = np.arange(count) if site is None else np.asarray(site)
-    ticket = _uniform(thermal, index, (count,), "occupancy")[home]
+    ticket = _uniform(thermal, jnp.asarray(np.int32(index)), (count,), "occupancy")[home]
     return chosen_on_site(home, share, ticket).astype(atoms.occupancy.dtype)
 
 
@@ -157,7 +161,7 @@ def configuration(
 
 
 def _standard_displacements(
-    thermal: FrozenPhonons | FastThermal, index: int, like: Float[Array, "atoms 3"]
+    thermal: FrozenPhonons | FastThermal, index: Int[Array, ""], like: Float[Array, "atoms 3"]
 ) -> Float[Array, "atoms 3"]:
     """Normal deviates of unit variance for configuration `index`; the same where x64 is enabled."""
     if thermal.draws == "stratified":
@@ -168,12 +172,13 @@ def _standard_displacements(
     return sign * jax.random.normal(key, like.shape, jnp.float32).astype(like.dtype)
 
 
-def _draw(thermal: FrozenPhonons | FastThermal, index: int) -> int:
+def _draw(thermal: FrozenPhonons | FastThermal, index: Int[Array, ""]) -> Int[Array, ""]:
     """Which draw configuration `index` belongs to."""
     return index // 2 if thermal.antithetic else index
 
 
-def _uniform(thermal: FrozenPhonons | FastThermal, index: int, shape: tuple[int, ...], what: str):
+@eqx.filter_jit
+def _uniform(thermal: FrozenPhonons | FastThermal, index: Int[Array, ""], shape: tuple[int, ...], what: str):
     """Uniform deviates on [0, 1) for configuration `index`, stratified over configurations if the draws are."""
     key = jax.random.key(thermal.seed)
     key = key if what == "displacement" else jax.random.fold_in(key, 2**31 - 1)

@@ -101,22 +101,22 @@ def slice_tables(
         phase = phase * np.exp(-((k / LOW_PASS) ** 2))
         rows = [[core_factor(e, energy, k_max, parametrization, w)(k) for e in elements] for w in shares]
         factor = np.array(rows) * (carried > 0) / pixel
-        core = jnp.asarray(np.stack([factor.real, factor.imag], -1), real)
+        core = jnp.asarray(np.stack([factor.real, factor.imag], -1).astype(real))
     mu = None
     if beyond:
         rows = [
             [[beyond_factor(e, energy, outer, k_max, parametrization, w)(k) for e in elements] for w in shares]
             for outer in beyond
         ]
-        mu = jnp.asarray(np.array(rows) * (carried > 0) / pixel, real)
+        mu = jnp.asarray((np.array(rows) * (carried > 0) / pixel).astype(real))
     ky, kx = grid.frequencies
     return SliceTables(
-        jnp.asarray(phase / pixel, real),
+        jnp.asarray((phase / pixel).astype(real)),
         core,
         mu,
-        jnp.asarray(carried, real),
-        jnp.asarray(ky, real),
-        jnp.asarray(kx, real),
+        jnp.asarray(carried.astype(real)),
+        jnp.asarray(ky.astype(real)),
+        jnp.asarray(kx.astype(real)),
         shares,
         (grid.sampling[1], grid.sampling[0]) if transmission == "abtem" else None,
     )
