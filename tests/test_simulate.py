@@ -233,7 +233,7 @@ def test_the_plan_can_be_read_and_forced(atoms):
 
 
 def test_a_run_beyond_the_memory_is_refused_with_its_plan(atoms, monkeypatch):
-    monkeypatch.setattr(planning, "free_memory", lambda: 2**28)
+    monkeypatch.setattr(planning, "free_memory", lambda: 2**29)
     camera = {"camera": PixelatedDetector(40, shape=(256, 256))}
     with pytest.raises(InputError, match=r"memory: .*plan: probes route.*GiB.*fewer scan positions"):
         simulate(atoms, PROBE, Scan.grid((0, 0), (2, 2), (200, 200)), camera, sampling=COARSE, route="probes")

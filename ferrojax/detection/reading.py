@@ -180,10 +180,12 @@ def _reader(request: Request, detector: Detector, reach: float, seen: tuple[Grid
     outers = lost_angles(request.detectors, reach)
     lost, bounded = detector.takes_lost and detector.outer > reach, detector.outer in outers
     leaves = return_rate(request.atoms, probe.energy, reach, detector.inner, detector.outer) if bounded else 0.0
-    each = [
-        _shared_out(detector, grid, probe) if isolated else detector.response(grid, probe.wavelength) for grid in seen
-    ]
-    response = jax.tree.map(lambda *w: _stack(w), *each)
+    with jax.ensure_compile_time_eval():  # what is known under jit too is worked out in NumPy
+        each = [
+            _shared_out(detector, grid, probe) if isolated else detector.response(grid, probe.wavelength)
+            for grid in seen
+        ]
+        response = jax.tree.map(lambda *w: _stack(w), *each)
     leaves = jnp.asarray(np.full(len(seen), leaves, jnp.result_type(float)))
     return Reader(response, leaves, lost, outers.index(detector.outer) if bounded else -1)
 

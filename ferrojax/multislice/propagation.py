@@ -194,7 +194,7 @@ def exit_wave(
     grid: Grid,
     *,
     slice_thickness: float = 2.0,
-    tilt: tuple[float, float] = (0.0, 0.0),
+    tilt: Any = (0.0, 0.0),
     transmission: str = "renormalised",
     parametrization: str = "lobato",
     plan: SlicePlan | None = None,
@@ -208,14 +208,15 @@ def exit_wave(
         raise InputError("illumination", shown, "is no PlaneWave", "give fj.PlaneWave(energy), or simulate a Probe")
     if not isinstance(grid, Grid):
         raise InputError("grid", type(grid).__name__, "is no Grid", "use Grid.for_box(width, height, sampling)")
-    check_atoms(atoms)
-    grid.check_spans(*atoms.box[:2])
-    plan = plan_slices(atoms, slice_thickness) if plan is None else plan
-    plan.check_specimen(atoms)
-    partial = is_traced(atoms.occupancy) or bool((np.asarray(atoms.occupancy) % 1 > 0).any())
-    tables = slice_tables(
-        plan.elements, grid, illumination.energy, transmission, parametrization=parametrization, partial=partial
-    )
+    with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
+        check_atoms(atoms)
+        grid.check_spans(*atoms.box[:2])
+        plan = plan_slices(atoms, slice_thickness) if plan is None else plan
+        plan.check_specimen(atoms)
+        partial = is_traced(atoms.occupancy) or bool((np.asarray(atoms.occupancy) % 1 > 0).any())
+        tables = slice_tables(
+            plan.elements, grid, illumination.energy, transmission, parametrization=parametrization, partial=partial
+        )
     limit = grid.band_limit(*band(transmission)[:2])
     kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), limit)
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
