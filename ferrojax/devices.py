@@ -68,8 +68,8 @@ def keep_compiled(folder: str | os.PathLike[str] | None = None) -> Path:
     folder: by default `ferrojax` in the user's cache (XDG_CACHE_HOME or ~/.cache). Within it every version of jaxlib
     and every kind of CPU has a folder of its own, which is returned: what is kept is machine code. A folder named by
     JAX_COMPILATION_CACHE_DIR is kept to and returned instead. At every call all but the last used 1 GiB are deleted.
-    Others must not be able to write to the folder, because what lies there is executed. Raises InputError where JAX
-    is imported already or the folder cannot be written.
+    Raises InputError where JAX is imported already, where the folder cannot be written, or where others can write to
+    it, because what lies there is executed.
     """
     if "jax" in sys.modules:
         remedy = "call it before anything imports jax, or set JAX_COMPILATION_CACHE_DIR before Python starts"
@@ -77,16 +77,20 @@ def keep_compiled(folder: str | os.PathLike[str] | None = None) -> Path:
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if named:
         return Path(named)
-    base = default_folder() if folder is None else Path(folder).expanduser().absolute()
-    kept = base / machine_key()
     try:
+        base = default_folder() if folder is None else Path(folder).expanduser().absolute()
+        kept = base / machine_key()
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=kept):
             pass
         trim(base, CACHE_LIMIT)
-    except (OSError, ValueError) as error:
+        state = kept.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: there is no home
         remedy = "choose a folder that you can write to"
-        raise InputError("folder", str(kept), f"cannot be written: {error}", remedy) from error
+        raise InputError("folder", str(folder), f"cannot be written: {error}", remedy) from error
+    if os.name == "posix" and (state.st_uid != os.getuid() or state.st_mode & 0o022):
+        problem = "can be written by others, and what lies there is executed"
+        raise InputError("folder", str(kept), problem, "choose a folder of your own, or delete this one")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(kept)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(SHORTEST))
     return kept
@@ -188,10 +192,10 @@ def _quota() -> int:
 
 
 def _cpu_features() -> str:
-    """Model and instruction sets as Linux tells them; empty elsewhere."""
+    """Model and instruction sets as Linux tells them; elsewhere the machine's name, so that no other one reads it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return ""
+        return platform.node()
     lines = re.findall(r"^(?:model name|flags|Features)\s*:\s*(.*)$", text.split("\n\n", 1)[0], re.MULTILINE)
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """All cores without settings, and programs that stay compiled: every case in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_a_folder_that_cannot_be_written_is_refused_and_breaks_no_command(tmp_pa
     assert "compiled programs: not kept" in done.stdout
 
 
+@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
+    folder = tmp_path / "ferrojax" / machine_key()
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert "can be written by others" in run("import ferrojax as fj; fj.keep_compiled()", tmp_path).stderr
+
+
 def test_only_the_last_used_programs_stay(tmp_path):
     ages = {"jaxlib-1-a/old-cache": 1, "jaxlib-2-b/new-cache": 3, "jaxlib-2-b/middle-cache": 2, "mine/x-cache": 0}
     for name, age in ages.items():
@@ -153,16 +162,24 @@ def test_only_the_last_used_programs_stay(tmp_path):
 
 
 def test_info_says_what_is_used(tmp_path):
-    lines = printed(INFO, tmp_path)
     cores = available_cores()
-    assert f"cores: {cores} used of {cores}, where work is shared over devices" in lines
+    lines = printed(INFO, tmp_path)
+    assert any(line.startswith("1 device: cpu") for line in lines)
+    assert f"cores: 1 of {cores} seen by JAX; fj.use_all_cores() shares fj.simulate over all" in lines
     assert "compiled programs: not kept; FERROJAX_CACHE=1 keeps them for the next command" in lines
     folder = tmp_path / "ferrojax" / machine_key()
     lines = printed(INFO, tmp_path, FERROJAX_CACHE="1", XLA_FLAGS=f"{FLAG}=3")
     assert any(line.startswith("3 devices: cpu") for line in lines)
-    assert f"cores: 3 used of {cores}, where work is shared over devices" in lines
+    assert f"cores: 3 of {cores} seen by JAX; fj.use_all_cores() shares fj.simulate over all" in lines
     assert f"compiled programs: 0.0 MB in {folder}" in lines
     assert folder.is_dir()
+
+
+def test_the_page_on_performance_says_what_runs(tmp_path):
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert printed("".join([*blocks, COUNT]), tmp_path) == [str(available_cores())]
+    assert (tmp_path / "ferrojax" / machine_key()).is_dir()
 
 
 def test_commands_called_from_python_change_no_settings(monkeypatch):

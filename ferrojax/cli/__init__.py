@@ -11,11 +11,9 @@ from ferrojax.cli.info import info
 from ferrojax.cli.map import map_image
 from ferrojax.cli.simulate import simulate_plan
 from ferrojax.cli.validate import validate
-from ferrojax.devices import keep_compiled, use_all_cores
+from ferrojax.devices import keep_compiled
 from ferrojax.errors import InputError
 
-SHARED = ("validate", "info")
-"""Commands whose work is shared over JAX's devices, and the one that says how many there are."""
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Typer hands on no other name for it
 app = typer.Typer(
@@ -62,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(command: str) -> None:
-    """Before JAX starts: all cores for the commands that share work over devices, and compiled programs kept where
-    FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot be used is told and left alone."""
-    if command in SHARED:
-        use_all_cores()
+    """Before JAX starts: keep compiled programs where FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot
+    be used is told and left alone."""
     asked = os.environ.get("FERROJAX_CACHE", "")
     if asked and not command.startswith("-"):
         try:

@@ -29,7 +29,9 @@ def used(kinds: "Mapping[str, int]") -> list[str]:
     lines = [f"{number} device{'s' if number > 1 else ''}: {kind}" for kind, number in kinds.items()]
     cpus = sum(number for kind, number in kinds.items() if kind.startswith("cpu"))
     if cpus:
-        lines.append(f"cores: {cpus} used of {available_cores()}, where work is shared over devices")
+        lines.append(
+            f"cores: {cpus} of {available_cores()} seen by JAX; fj.use_all_cores() shares fj.simulate over all"
+        )
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder:
         lines.append(f"compiled programs: {kept_bytes(Path(folder)) / 1e6:.1f} MB in {folder}")
