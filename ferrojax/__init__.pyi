@@ -46,6 +46,8 @@ from .detection import differential_phase_contrast as differential_phase_contras
 from .detection import integrated_centre_of_mass as integrated_centre_of_mass
 from .detection import plan_simulation as plan_simulation
 from .detection import simulate as simulate
+from .devices import keep_compiled as keep_compiled
+from .devices import use_all_cores as use_all_cores
 from .errors import InputError as InputError
 from .grid import Grid as Grid
 from .image import DiffractionScan as DiffractionScan

@@ -11,6 +11,7 @@ from ferrojax.cli.info import info
 from ferrojax.cli.map import map_image
 from ferrojax.cli.simulate import simulate_plan
 from ferrojax.cli.validate import validate
+from ferrojax.devices import keep_compiled
 from ferrojax.errors import InputError
 
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Interrupted, it returns 130 (Ctrl-C) or 143 (SIGTERM), or ends the process where no arguments are given.
     """
-    code = _code_of(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # the process is this command's own, so that its settings are nobody else's
+        prepare(words[0] if words else "")
+    code = _code_of(words)
     if code in _INTERRUPTED:
         print("stopped", file=sys.stderr)
         if arguments is None:  # JAX may still compute in threads; an interpreter taken down under them crashes
@@ -53,6 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(code)
     return code
+
+
+def prepare(command: str) -> None:
+    """Before JAX starts: keep compiled programs where FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot
+    be used is told and left alone."""
+    asked = os.environ.get("FERROJAX_CACHE", "")
+    if asked and not command.startswith("-"):
+        try:
+            keep_compiled(None if asked == "1" else asked)
+        except InputError as error:
+            print(f"FERROJAX_CACHE: compiled programs are not kept: {error}", file=sys.stderr)
 
 
 def _code_of(words: list[str]) -> int:

@@ -1,5 +1,10 @@
 """`ferrojax info`: what is installed, what it runs on, which materials it knows."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DISTRIBUTIONS = (
     "ferrojax jax jaxlib flax equinox optax orbax-checkpoint numpy scipy scikit-image abTEM ase "
     "rosettasciio h5py matplotlib"
@@ -14,8 +19,29 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS.split()}}
 
 
+def used(kinds: "Mapping[str, int]") -> list[str]:
+    """Devices (kind -> number), cores and kept programs, a line each."""
+    import os
+    from pathlib import Path
+
+    from ferrojax.devices import available_cores, kept_bytes
+
+    lines = [f"{number} device{'s' if number > 1 else ''}: {kind}" for kind, number in kinds.items()]
+    cpus = sum(number for kind, number in kinds.items() if kind.startswith("cpu"))
+    if cpus:
+        lines.append(
+            f"cores: {cpus} of {available_cores()} seen by JAX; fj.use_all_cores() shares fj.simulate over all"
+        )
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder:
+        lines.append(f"compiled programs: {kept_bytes(Path(folder)) / 1e6:.1f} MB in {folder}")
+    else:
+        lines.append("compiled programs: not kept; FERROJAX_CACHE=1 keeps them for the next command")
+    return lines
+
+
 def info() -> None:
-    """Show versions, devices and the material library."""
+    """Show versions, devices, cores, kept programs and the material library."""
     from collections import Counter
 
     import jax
@@ -27,8 +53,8 @@ def info() -> None:
 
     console = Console()
     console.print("  ".join(f"{name} {number}" for name, number in versions().items()), highlight=False)
-    for device in jax.devices():
-        console.print(f"device {device.id}: {device.platform} {device.device_kind}", highlight=False)
+    kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    console.print(*used(kinds), sep="\n", highlight=False, soft_wrap=True, markup=False)
     table = Table("material", "cell (Å)", "soft mode", "charges", "sites")
     for name in available_materials():
         crystal = material(name)
