@@ -38,7 +38,9 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
     rim = (detector.inner + detector.edge / 2, detector.outer - detector.edge / 2)
     semiangle = _on_the_detector(semiangle, rim)
     direction = jnp.asarray(np.stack([np.cos(detector.azimuth), np.sin(detector.azimuth)]), segmented.data.dtype)
-    balance = jnp.einsum("cs,...syx->...cyx", direction, segmented.data, precision=EXACT) / segmented.data.sum(-3, keepdims=True)
+    balance = jnp.einsum("cs,...syx->...cyx", direction, segmented.data, precision=EXACT) / segmented.data.sum(
+        -3, keepdims=True
+    )
     scale = jnp.pi * semiangle * (1 - (detector.inner / semiangle) ** 2) / (n * np.sin(np.pi / n))
     return Image(scale * balance, segmented.sampling, None, f"{segmented.name} DPC")
 
