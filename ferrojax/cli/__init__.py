@@ -11,7 +11,7 @@ from ferrojax.cli.info import info
 from ferrojax.cli.map import map_image
 from ferrojax.cli.simulate import simulate_plan
 from ferrojax.cli.validate import validate
-from ferrojax.devices import keep_compiled
+from ferrojax.devices import keep_compiled, use_all_cores
 from ferrojax.errors import InputError
 
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -60,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(command: str) -> None:
-    """Before JAX starts: keep compiled programs where FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot
-    be used is told and left alone."""
+    """Before JAX starts: all cores for the command that shares its work over them, and compiled programs kept where
+    FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot be used is told and left alone."""
+    if command == "simulate":
+        use_all_cores()
     asked = os.environ.get("FERROJAX_CACHE", "")
     if asked and not command.startswith("-"):
         try:

@@ -8,8 +8,10 @@ fewer beams than the scan has positions.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Complex
 
 from ferrojax.crystal import Atoms
@@ -79,13 +81,17 @@ def detector_operator(
     rows, cols = np.nonzero(seen.k * illumination.wavelength * 1e3 < max_semiangle)
     inside = tuple(jnp.asarray(i) for i in np.nonzero(seen.k < FRACTION * grid.nyquist))
     # An unbounded detector collects all but what the wave holds outside the ring: I − ⟨ψ_a|1 − D|ψ_b⟩.
-    lost = float(detector.outer == np.inf)
+    lost = jnp.asarray(float(detector.outer == np.inf), tables.carried.dtype)
     weight = detector.weights(seen, illumination.wavelength)[inside] - lost
     beams = jnp.asarray(np.stack([rows, cols]))
+    lanes = _lanes(configurations(thermal))
+    mesh = None if lanes == 1 else Mesh(np.array(jax.local_devices()[:lanes]), ("devices",))
     total = 0
-    for c in range(configurations(thermal)):
-        position, occupancy = configuration(atoms, thermal, c, plan)
-        total += _matrix(position, occupancy, plan, tables, kernel, (weight, inside, lost), beams, (grid, seen), batch)
+    for first in range(0, configurations(thermal), lanes):
+        some = zip(*[configuration(atoms, thermal, first + lane, plan) for lane in range(lanes)], strict=True)
+        specimens = tuple(jnp.stack(each) for each in some)
+        shared = plan, tables, kernel, (weight, inside, lost), beams
+        total += _matrices(specimens, shared, (grid, seen), batch, mesh)
     signed = [np.where(i > n // 2, i - n, i) for i, n in zip((cols, rows), seen.shape[::-1], strict=True)]
     beam = tuple((int(x), int(y)) for x, y in zip(*signed, strict=True))
     return DetectorOperator(total / configurations(thermal), beam, grid, energy)  # pyright: ignore[reportArgumentType]
@@ -100,7 +106,24 @@ def _check_detector(detector: AnnularDetector, reach: float) -> None:
     raise InputError("detector", span, problem, "use outer=inf, or a finer grid")
 
 
+def _lanes(runs: int) -> int:
+    """How many configurations are computed at a time, one a device: as many as devices share evenly."""
+    return next(n for n in range(min(runs, len(jax.local_devices())), 0, -1) if runs % n == 0)
+
+
 @eqx.filter_jit
+def _matrices(specimens, shared, grids, batch, mesh):
+    """The sum of H over thermal configurations (position, occupancy), one a device where there is a mesh."""
+
+    def of_some(specimens, shared):
+        return jax.lax.map(lambda atoms: _matrix(*atoms, *shared, grids, batch), specimens)
+
+    if mesh is not None:
+        split, none = PartitionSpec("devices"), PartitionSpec()
+        of_some = jax.shard_map(of_some, mesh=mesh, in_specs=(split, none), out_specs=split, check_vma=False)
+    return of_some(specimens, shared).sum(0)
+
+
 def _matrix(position, occupancy, plan, tables, kernel, detector, beams, grids, batch):
     """H of one thermal configuration; detector: (weight − lost, indices within the band limit, lost)."""
     weight, inside, lost = detector
