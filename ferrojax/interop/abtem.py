@@ -137,6 +137,22 @@ def scan_annular(
         }
 
 
+def scan_pixelated(
+    atoms: Atoms, probe: Probe, scan: Scan, max_angle: float, sampling: float, slice_thickness: float = 2.0
+) -> np.ndarray:
+    """abTEM's diffraction patterns up to `max_angle` (mrad) at every scan position, (rows, cols, ky, kx), in single
+    precision, on the whole periodic box."""
+    with _quiet("float32") as abtem:
+        positions = np.asarray(scan.position, float).reshape(-1, 2)
+        potential = abtem.Potential(
+            _ase(atoms), sampling=sampling, slice_thickness=slice_thickness, parametrization="lobato"
+        )
+        camera = abtem.PixelatedDetector(max_angle=max_angle)
+        waves = _probe(abtem, probe, (0.0, 0.0)).scan(potential, scan=abtem.CustomScan(positions), detectors=camera)
+        pattern = np.asarray(waves.compute().array)
+        return np.swapaxes(pattern, -1, -2).reshape(*scan.shape, *pattern.shape[:-3:-1])
+
+
 def scan_prism(
     atoms: Atoms,
     probe: Probe,
