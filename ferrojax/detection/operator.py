@@ -116,7 +116,7 @@ def _matrices(specimens, shared, grids, batch, mesh):
     """The sum of H over thermal configurations (position, occupancy), one a device where there is a mesh."""
 
     def of_some(specimens, shared):
-        return jax.lax.map(lambda atoms: _matrix(*atoms, *shared, grids, batch), specimens)
+        return jax.lax.map(lambda atoms: _matrix(atoms, shared, grids, batch), specimens)
 
     if mesh is not None:
         split, none = PartitionSpec("devices"), PartitionSpec()
@@ -124,10 +124,10 @@ def _matrices(specimens, shared, grids, batch, mesh):
     return of_some(specimens, shared).sum(0)
 
 
-def _matrix(position, occupancy, plan, tables, kernel, detector, beams, grids, batch):
-    """H of one thermal configuration; detector: (weight − lost, indices within the band limit, lost)."""
-    weight, inside, lost = detector
-    medium = slab(position, occupancy, plan, tables)
+def _matrix(atoms, shared, grids, batch):
+    """H of one thermal configuration; the detector in `shared`: (weight − lost, indices in the band limit, lost)."""
+    plan, tables, kernel, (weight, inside, lost), beams = shared
+    medium = slab(*atoms, plan, tables)
     waves, _ = scattering_matrix(medium, kernel, grids, beams, batch, lambda s: s[:, inside[0], inside[1]])
     product = jnp.einsum("aek,k,bek->eab", jnp.conj(waves), weight, waves, precision=EXACT)
     return lost * jnp.eye(beams.shape[1]) + product
