@@ -127,7 +127,7 @@ def _matrices(specimens, shared, grids, batch, mesh):
 def _matrix(atoms, shared, grids, batch):
     """H of one thermal configuration; the detector in `shared`: (weight − lost, indices in the band limit, lost)."""
     plan, tables, kernel, (weight, inside, lost), beams = shared
-    medium = slab(*atoms, plan, tables)
+    medium = slab(atoms[0], atoms[1], plan, tables)
     waves, _ = scattering_matrix(medium, kernel, grids, beams, batch, lambda s: s[:, inside[0], inside[1]])
     product = jnp.einsum("aek,k,bek->eab", jnp.conj(waves), weight, waves, precision=EXACT)
     return lost * jnp.eye(beams.shape[1]) + product
