@@ -8,18 +8,15 @@ positions). The cheapest setting of each that stays within 5 % by relative L2 is
 in three trials out of three, abTEM in its best. ferrojax's time is without and with compilation, abTEM's as it runs.
 """
 
-import os
 import sys
 from time import perf_counter
-
-# Before JAX starts: one device per core, so that ferrojax shares its work out as abTEM's threads do.
-os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
 
 import equinox as eqx
 import jax
 import numpy as np
 from common import RESULTS, write_result
 
+from ferrojax import use_all_cores
 from ferrojax.crystal import displaced_supercell, material
 from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.interop.abtem import scan_prism
@@ -116,6 +113,7 @@ def cheapest(rows: list[dict], worst=max) -> dict | None:
 
 
 def main(folder) -> None:
+    use_all_cores()  # before JAX starts, so that it shares its work out as abTEM's threads do
     reference, noise, took = converged()
     print("converged", noise, took, flush=True)
     mine, other = ours(reference), theirs(reference)

@@ -46,6 +46,7 @@ from .detection import differential_phase_contrast as differential_phase_contras
 from .detection import integrated_centre_of_mass as integrated_centre_of_mass
 from .detection import plan_simulation as plan_simulation
 from .detection import simulate as simulate
+from .detection import simulate_pacbed as simulate_pacbed
 from .devices import keep_compiled as keep_compiled
 from .devices import use_all_cores as use_all_cores
 from .errors import InputError as InputError
@@ -56,11 +57,13 @@ from .io import read as read
 from .io import read_map as read_map
 from .io import read_unit_cell_folder as read_unit_cell_folder
 from .io import read_unit_cells as read_unit_cells
+from .io import read_wave as read_wave
 from .io import simulate_to_zarr as simulate_to_zarr
 from .io import write_columns_csv as write_columns_csv
 from .io import write_csv as write_csv
 from .io import write_map as write_map
 from .io import write_unit_cells as write_unit_cells
+from .io import write_wave as write_wave
 from .multislice import FastThermal as FastThermal
 from .multislice import FrozenPhonons as FrozenPhonons
 from .multislice import exit_wave as exit_wave

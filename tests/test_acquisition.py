@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ferrojax.acquisition import ScanGeometry, blurred, expose, record, scan_positions
+from ferrojax.errors import InputError
 
 BOX = (8.0, 8.0)
 
@@ -77,3 +78,29 @@ def test_counts_have_poisson_mean_and_variance(wave):
     assert float(expose(jax.random.key(1), wave, 1e4, 0.5).std()) == pytest.approx(
         float(0.5 * 1e4 * (wave / wave.mean()).std()), rel=0.02
     )
+
+
+@pytest.mark.parametrize(
+    ("match", "build"),
+    [
+        ("dose: must be positive", lambda key, image: expose(key, image, 0.0)),
+        ("dose: must be finite", lambda key, image: expose(key, image, np.nan)),
+        ("dose: must be at most 1e", lambda key, image: expose(key, image, 1e12)),
+        ("background: must be at most 1", lambda key, image: expose(key, image, 10.0, 50.0)),
+        ("background: must be not negative", lambda key, image: expose(key, image, 10.0, -0.1)),
+        ("image: has no intensity", lambda key, image: expose(key, -image, 10.0)),
+        ("image: must be finite", lambda key, image: expose(key, image * np.nan, 10.0)),
+        (r"key: is no random key .*jax.random.key\(0\)", lambda key, image: expose(7, image, 10.0)),
+        ("sampling: must be positive", lambda key, image: ScanGeometry((4, 4), (0.1, 0.0))),
+        ("shape: must be a whole number", lambda key, image: ScanGeometry((4, 4.5), (0.1, 0.1))),
+        ("rotation: must be at most 6.28.*30° is 0.52", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 30.0)),
+        ("jitter: must be not negative", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 0.0, -1.0)),
+        ("drift: needs 2 numbers", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 0.0, 0.0, 0.1)),
+        ("box: must be positive", lambda key, image: blurred(image, (4.0, -4.0), np.zeros(2))),
+        ("sigma: must be not negative", lambda key, image: blurred(image, (4.0, 4.0), np.array([0.1, -0.1]))),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_recordings_that_cannot_be_meant_are_refused(match, build):
+    with pytest.raises(InputError, match=match):
+        build(jax.random.key(0), jnp.ones((4, 4)))

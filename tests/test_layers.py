@@ -44,7 +44,7 @@ def test_a_layer_says_what_it_cannot_hold():
         ({"extent": (3.0, 3.0), "thickness": 0.3}, "extent: holds no whole number of atoms"),
         ({"extent": (2.0, 40.0)}, "extent: is below twice the least distance"),
         ({"extent": 20.0}, r"extent: needs shape \(2,\)"),
-        ({"thickness": -5.0}, "thickness: must be above 0"),
+        ({"thickness": -5.0}, "thickness: must be positive"),
         ({"density": np.nan}, "density: must be finite"),
         ({"element": "Carbon"}, "element: unknown chemical symbol"),
         ({"seed": 0.5}, "seed: must be a whole number"),

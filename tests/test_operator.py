@@ -78,3 +78,34 @@ def test_a_detector_that_ends_in_between_is_refused(specimen):
     plan = plan_slices(specimen, 2.001)
     with pytest.raises(InputError, match=r"outer=inf"):
         detector_operator(specimen, 200e3, 20.0, AnnularDetector(60, 160), THERMAL, plan)
+
+
+@pytest.mark.parametrize(
+    ("probe", "match"),
+    [
+        (Probe(200e3, 20.0), "probe: is wider than the operator's beams, 15 mrad"),
+        (Probe(200e3, 15.0, edge=2.0), "probe: is wider"),
+        (Probe(60e3, 10.0), "probe: the operator is of 200000 eV"),
+        (Probe(200e3, 10.0, source_size=0.4), "source_size: is not part of one image"),
+        (Probe(200e3, 10.0, focal_spread=30.0), "focal_spread: is not part of one image"),
+    ],
+)
+def test_a_probe_that_the_operator_does_not_hold_is_refused(specimen, probe, match):
+    """A wider one would lose its outer beams: a detector of everything would see 0.535 of it."""
+    plan = plan_slices(specimen, 4.0)
+    grid = Grid.for_box(specimen.box[0], specimen.box[1], 0.1)
+    operator = detector_operator(specimen, 200e3, 15.0, AnnularDetector(40, np.inf), None, plan, grid=grid)
+    with pytest.raises(InputError, match=match):
+        operator_spectrum(operator, probe, 12)
+
+
+def test_an_image_of_odd_size_keeps_its_highest_frequency(specimen):
+    plan = plan_slices(specimen, 4.0)
+    grid = Grid.for_box(specimen.box[0], specimen.box[1], 0.1)
+    operator = detector_operator(specimen, 200e3, 15.0, AnnularDetector(40, np.inf), None, plan, grid=grid)
+    probe = Probe(200e3, 15.0)
+    few, many = (np.asarray(operator_spectrum(operator, probe, n))[0] for n in (5, 12))
+    for y in (-2, -1, 0, 1, 2):
+        for x in (-2, -1, 0, 1, 2):
+            np.testing.assert_allclose(few[y, x], many[y, x], atol=1e-9)
+    assert np.abs(few[0, 2]) > 1e-6

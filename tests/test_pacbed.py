@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrojax.crystal import Atoms
+from ferrojax.crystal import Atoms, displaced_supercell, material
+from ferrojax.detection import AnnularDetector, PixelatedDetector, Scan, simulate
 from ferrojax.detection.pacbed import (
     Directions,
     RockingCurves,
@@ -16,6 +17,7 @@ from ferrojax.detection.pacbed import (
     plan_overlap,
     position_averaged_pattern,
     rocking_curves,
+    simulate_pacbed,
 )
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
@@ -203,3 +205,48 @@ def test_bad_input_is_refused(coarse):
     found = curves(coarse, beams=((0, 0),))
     with pytest.raises(InputError, match="thickness"):
         at_thickness(found.intensity, found.thickness, 400.0)
+
+
+def test_one_call_gives_the_mean_of_a_camera_over_the_cell():
+    """At rest nothing is diffuse, so that the scan's mean is the whole pattern; tilted, so that signs count."""
+    atoms = displaced_supercell(material("BaTiO3"), np.full((1, 1, 3), [0.1, -0.05, 0.0]), 12)
+    atoms = eqx.tree_at(lambda a: a.thermal_rms, atoms, jnp.zeros_like(atoms.thermal_rms))
+    probe, camera, depths = Probe(200e3, 10.0), PixelatedDetector(40, step=2.0), [24.0, 48.0]
+    found = simulate_pacbed(atoms, probe, camera, tilt=(6.0, -3.0), thicknesses=depths)
+    scan = Scan.grid((0, 0), atoms.box[:2], (12, 12))
+    # A soft edge as wide as a pixel: the box has one cell's beams, 6 mrad apart, so a hard one would have none between.
+    grid = Grid.for_box(4 * atoms.box[0], 4 * atoms.box[1], 0.09)
+    wide = simulate(
+        atoms.repeated(4, 4, 1), probe, scan, {"camera": camera}, sampling=grid, window=None, thicknesses=depths,
+        tilt=(6.0, -3.0), route="matrix",
+    )["camera"]  # fmt: skip
+    mean = np.asarray(wide.data).mean((1, 2))
+    mine = np.asarray(found.data)[:, 0, 0]
+    assert found.data.shape == (2, 1, 1, 39, 39)
+    assert found.thickness == wide.thickness
+    np.testing.assert_allclose(mine.sum((1, 2)), mean.sum((1, 2)), rtol=3e-3)
+    # One mrad of the box's own angular resolution smears the reference's disc edges; moments show side and sign.
+    y, x = (np.asarray(a) for a in found.angle)
+    for power in (1, 2):
+        for axis, angle in ((1, y[:, None]), (2, x[None])):
+            first, second = ((p * angle**power).sum((1, 2)) / p.sum((1, 2)) for p in (mine, mean))
+            np.testing.assert_allclose(first, second, rtol=0.02, atol=0.02, err_msg=f"axis {axis}, power {power}")
+    inside = np.hypot(y[:, None], x[None]) < 7
+    np.testing.assert_allclose(mine[:, inside].sum(1), mean[:, inside].sum(1), rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"camera": AnnularDetector(60, 100)}, "camera: is no PixelatedDetector"),
+        ({"tilt": 3.0}, "tilt: needs 2 numbers"),
+        ({"thicknesses": [1e3]}, "thickness"),
+        ({"slice_thickness": -2.0}, "slice_thickness: must be positive"),
+        ({"atoms": silicon(2).repeated(40, 40, 1)}, "box: is too large for rocking curves"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_patterns_say_what_they_need(change, match):
+    given = {"atoms": silicon(4, 0.05), "probe": Probe(ENERGY, 9.0), "camera": PixelatedDetector(30, step=1.0)} | change
+    with pytest.raises(InputError, match=match):
+        simulate_pacbed(given.pop("atoms"), given.pop("probe"), given.pop("camera"), **given)

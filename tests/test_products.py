@@ -1,5 +1,7 @@
 """Matrix products state their precision: a GPU rounds the factors of those that do not to ten bits."""
 
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferrojax.crystal import displaced_supercell, material
+from ferrojax.columns import GaussianNoise, cramer_rao, find_columns
+from ferrojax.crystal import displaced_supercell, material, polar_crystal
 from ferrojax.detection import (
     AnnularDetector,
     CentreOfMass,
@@ -21,10 +24,23 @@ from ferrojax.detection import (
     simulate,
 )
 from ferrojax.grid import Grid
-from ferrojax.image import DiffractionScan
+from ferrojax.image import DiffractionScan, Image
+from ferrojax.io import read
 from ferrojax.multislice import FastThermal, FrozenPhonons, exit_wave, plan_slices
 from ferrojax.optics import PlaneWave, Probe
+from ferrojax.polarization import (
+    cell_polarization,
+    displacement_statistics,
+    map_lattice,
+    map_polarization,
+    octahedral_tilt,
+    perovskite_cells,
+    strain,
+)
+from ferrojax.polarization.born import atom_charges
+from ferrojax.polarization.cells import crystal_lattice
 
+SHIPPED = Path(str(files("ferrojax.data")))
 ATOMS = displaced_supercell(material("BaTiO3"), np.full((1, 1, 3), [0.1, 0, 0]), 2)
 PLAN = plan_slices(ATOMS, 2.0, [4.0, 8.0])
 DETECTORS = {
@@ -86,3 +102,28 @@ def test_every_product_is_in_full_precision(case):
     assert found
     for equation in found:
         assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
+
+
+def test_products_of_the_analysis_are_in_full_precision(tmp_path):
+    """From the programs that JAX compiles while an image is mapped, because much of it runs outside of any trace."""
+    image, crystal = read(SHIPPED / "BTO_crystal_1.dm4"), material("BaTiO3")
+    part = Image(image.data[:300, :300], image.sampling)
+    cells = perovskite_cells(ATOMS.position, np.diag(ATOMS.box), [crystal.label[i % 5] for i in range(10)])
+    jax.clear_caches()
+    jax.config.update("jax_dump_ir_to", str(tmp_path))
+    try:
+        columns = find_columns(part, crystal)
+        cramer_rao(columns, part, GaussianNoise(0.01))
+        found = map_polarization(part, crystal)
+        strain(map_lattice(found), crystal_lattice(found))
+        displacement_statistics(found)
+        polar_crystal(crystal, (0.0, 0.0, 0.1))
+        cell_polarization(ATOMS.position, np.diag(ATOMS.box), cells, atom_charges(crystal, cells, 10))
+        octahedral_tilt(ATOMS.position, np.diag(ATOMS.box), cells)
+    finally:
+        jax.config.update("jax_dump_ir_to", None)
+    programs = "\n".join(file.read_text() for file in tmp_path.rglob("*.mlir"))
+    lines = [line for line in programs.splitlines() if "stablehlo.dot_general" in line]
+    assert len(lines) > 20
+    loose = [line for line in lines if "precision = [HIGHEST, HIGHEST]" not in line]
+    assert not loose, loose[:5]

@@ -164,16 +164,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def loose(monkeypatch):
-    """Wrong types reach the checks of the package, not those of the tests."""
-    import jaxtyping
-
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_meant_is_refused_in_one_line(atoms, case, loose):
+def test_what_cannot_be_meant_is_refused_in_one_line(atoms, case):
     match, changed = REFUSED[case]
     with pytest.raises(InputError, match=match) as caught:
         ask(**({"atoms": atoms} | changed))
@@ -216,3 +209,18 @@ def test_plan_simulation_refuses_what_simulate_refuses(atoms):
         plan_simulation(atoms, PROBE, SCAN, {"far": AnnularDetector(60, 400)}, **COARSE)
     with pytest.raises(InputError, match="band limit"):
         plan_simulation(atoms, PROBE, SCAN, {"com": CentreOfMass(200)}, **COARSE)
+
+
+def test_a_thermal_model_says_what_it_does_not_move(atoms):
+    """As a structure file without displacement parameters gives it."""
+    titanium = np.array(atoms.number) == 22
+    partly = eqx.tree_at(lambda a: a.thermal_rms, atoms, jnp.where(titanium, 0.0, atoms.thermal_rms))
+    still = eqx.tree_at(lambda a: a.thermal_rms, atoms, jnp.zeros_like(atoms.thermal_rms))
+    with pytest.warns(UserWarning, match="thermal: under FrozenPhonons Ti does not move, thermal_rms is 0; give it in"):
+        ask(partly, thermal=FrozenPhonons(2))
+    with pytest.warns(UserWarning, match="O, Ti, Ba do not move"):
+        ask(still, thermal=FrozenPhonons(2))
+    ask(atoms, thermal=FrozenPhonons(2))
+    ask(still)
+    # A model that only draws the composition has its use.
+    ask(eqx.tree_at(lambda a: a.occupancy, still, jnp.full(len(titanium), 0.5)), thermal=FrozenPhonons(2))

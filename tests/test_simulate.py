@@ -22,6 +22,7 @@ from ferrojax.detection import (
     simulate,
 )
 from ferrojax.detection import plan as planning
+from ferrojax.detection.sampling import scan_sampling
 from ferrojax.detection.windows import lattice_period
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
@@ -111,6 +112,20 @@ def test_source_size_blurs_the_scan(atoms):
     alone = signals(atoms, Probe(200e3, 21.4, source_size=source), part)
     for name in DETECTORS:
         np.testing.assert_allclose(alone[name], blurred[name][6:14, 4:12], rtol=2e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1, 0.2, 0.35])
+@pytest.mark.parametrize("step", [0.11, 0.2, 0.4])
+def test_a_source_of_any_size_blurs_part_of_a_scan(sigma, step):
+    """Waves up to the band limit, read on a margin's positions, come out damped as the source damps them."""
+    reach = 2 * PROBE.semiangle * 1e-3 / PROBE.wavelength
+    part = Scan.grid((3.0, 1.0), (3.0 + 9 * step, 1.0 + 5 * step), (5, 9))
+    sampled = scan_sampling(part, Probe(200e3, 21.4, source_size=(sigma, 0.0)), (40.0, 40.0))
+    assert sampled.rows is None  # no source along y
+    for q in np.linspace(0.1, 0.98, 12) * float(reach):
+        wave = 1 + np.cos(2 * np.pi * q * np.asarray(sampled.position)[..., 0] + 1)
+        damped = 1 + np.exp(-2 * (np.pi * sigma * q) ** 2) * np.cos(2 * np.pi * q * part.position[..., 0] + 1)
+        np.testing.assert_allclose(sampled.resample(jnp.asarray(wave)), damped, atol=2e-3)
 
 
 def test_a_tilt_for_each_position_equals_runs_with_that_tilt(atoms):

@@ -119,3 +119,33 @@ def test_the_plan_of_a_camera_knows_its_memory(configurations):
     code = CAMERA_RUN.replace("THERMAL", str(configurations))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(1, abs=0.25)
+
+
+def test_a_store_whose_move_was_not_made_is_moved(atoms, small_blocks, tmp_path, monkeypatch):
+    target = tmp_path / "scan.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(simulation.Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fj.simulate_to_zarr(target, atoms, PROBE, SCAN, DETECTORS, **ARGUMENTS)
+    monkeypatch.setattr(simulation, "simulate", None)  # nothing is computed again
+    assert fj.simulate_to_zarr(target, atoms, PROBE, SCAN, DETECTORS, **ARGUMENTS) == target
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.zarr"]
+
+
+def test_a_store_that_was_stopped_before_its_first_word_is_made_anew(atoms, small_blocks, tmp_path):
+    group = zarr.open_group(tmp_path / ".scan.zarr.partial", mode="w-")
+    group.create_array("written", shape=(6,), dtype="uint8")
+    assert fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, {"adf": DETECTORS["adf"]}, **ARGUMENTS)
+
+
+def test_a_tilt_for_every_position_and_units(atoms, small_blocks, tmp_path):
+    tilt = np.random.default_rng(0).normal(0, 10, (*SCAN.shape, 2))
+    detectors = {"adf": fj.AnnularDetector(40, 80), "com": fj.CentreOfMass(40)}
+    arguments = {**ARGUMENTS, "thermal": None, "tilt": tilt}
+    store: Any = zarr.open_group(
+        fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, detectors, **arguments), mode="r"
+    )
+    whole = fj.simulate(atoms, PROBE, SCAN, detectors, **arguments)
+    np.testing.assert_allclose(store["com"][:], whole["com"].data, atol=1e-3)
+    assert store["com"].attrs["unit"] == "mrad"
+    assert store["adf"].attrs["unit"] == "fraction of the beam"

@@ -212,7 +212,7 @@ def test_draws_need_whole_seeds(draw, seed):
         (None, r"fractions: .*\{guest: share\}"),
         ({"Ti": {"Zr": NAN}}, "fractions: must be finite"),
         ({"Ti": {"Zr": "0.1"}}, "fractions: must be real numbers"),
-        ({"Ti": {"Zr": True}}, "fractions: must be a number"),
+        ({"Ti": {"Zr": True}}, "fractions: must be real numbers"),
         ({"Ti": {40: 0.1}}, "element: unknown chemical symbol"),
         ({22: {"Zr": 0.1}}, "element: unknown chemical symbol"),
         ({"Ti": {"Ti": 0.1}}, "fractions: .* its own guest"),

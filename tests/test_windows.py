@@ -116,3 +116,27 @@ def test_runs_share_the_grids_between_configurations():
     assert runs == [2, 6]
     assert plan_simulation(atoms, PROBE, scan, rings, thermal=FrozenPhonons(4)).runs == ((0, 0), (1, 1), (2, 0), (3, 1))
     assert plan_simulation(atoms, PROBE, scan, rings, window=None).runs == ((0, 0),)
+
+
+@pytest.mark.parametrize("tilt", [(60.0, 0.0), (0.0, -60.0)])
+def test_a_window_holds_the_way_of_a_tilted_beam(tilt):
+    """Two atoms 197 Å down, 12 Å aside: under the beam that enters at the origin and leans by 60 mrad."""
+    drift = 197.0 * np.tan(np.array(tilt) * 1e-3)
+    place = np.array([[40.0, 40.0, 196.0], [40.0, 40.0, 198.0]])
+    place[:, :2] += drift
+    atoms = Atoms(place, [82, 82], (80.0, 80.0, 200.0))
+    probe, detectors = Probe(200e3, 15.0, 197.0), {"adf": AnnularDetector(30, 60)}
+    given: dict[str, Any] = {"tilt": tilt, "sampling": 0.12, "slice_thickness": 4.0}
+    scan = at([(39.9, 40.0), (40.0, 40.0)])
+    whole = np.asarray(simulate(atoms, probe, scan, detectors, window=None, **given)["adf"].data)
+    found = np.asarray(simulate(atoms, probe, scan, detectors, **given)["adf"].data)
+    assert whole.min() > 1e-4
+    np.testing.assert_allclose(found, whole, rtol=0.1)  # without the lean: nothing at all
+
+
+def test_a_window_nearly_as_large_as_the_box_is_the_box():
+    """And not a scattering matrix of thousands of waves for sixteen probes."""
+    atoms, scan = cell("PbTiO3", 0.0, 1, 9), Scan.grid((0, 0), (4, 4), (4, 4))
+    run = plan_simulation(atoms, PROBE, scan, {"adf": AnnularDetector(60, 90)}, window=33.0)
+    assert run.grid.extent == pytest.approx(atoms.box[:2])
+    assert run.waves == 16

@@ -13,10 +13,12 @@ from ferrojax.columns.fitting.model import ImageModel, Parameters, plan_model
 from ferrojax.columns.fitting.noise import Noise
 from ferrojax.errors import InputError
 from ferrojax.image import Image
+from ferrojax.products import exact
 
 _KNOTS = 6.0  # nearest distances between columns
 
 
+@exact
 def cramer_rao(columns: Columns, image: Image, noise: Noise) -> Float[Array, "n 2 2"]:
     """The least covariance (n, 2, 2) Å² that an unbiased estimate of the columns' positions can have.
 
@@ -70,6 +72,7 @@ def _bound(model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"]) 
     return position_covariance(normal_blocks(model, p, weight, jnp.zeros((len(p.position), 6), p.position.dtype)))
 
 
+@exact
 def exact_bound(
     model: ImageModel, p: Parameters, noise: Noise, shape_spread: float | None = None
 ) -> Float[Array, "n 2 2"]:

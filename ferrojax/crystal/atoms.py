@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import check_array, whole_number
 from ferrojax.crystal.checks import (
     atomic_numbers,
     box_sides,
     check_inside,
     check_kind,
     check_overlap,
-    check_real,
     check_unit,
     check_values,
-    whole_number,
 )
 from ferrojax.crystal.sites import ase_sites, element_rms
 from ferrojax.errors import InputError, is_traced
@@ -41,9 +40,9 @@ class Atoms(eqx.Module):
         self.number, self.box = atomic_numbers(number), box_sides(box)
         n, dtype = len(self.number), jnp.result_type(float)
         each = [(), (1,), (n,)]
-        check_real("position", position, [(n, 3)], "pass (x, y, z) in Å, one row an atom")
-        check_real("thermal_rms", thermal_rms, [*each, (n, 3)], "give Å per axis")
-        check_real("occupancy", occupancy, each, "give one share an atom, 0 to 1")
+        check_array("position", position, [(n, 3)], "pass (x, y, z) in Å, one row an atom")
+        check_array("thermal_rms", thermal_rms, [*each, (n, 3)], "give Å per axis")
+        check_array("occupancy", occupancy, each, "give one share an atom, 0 to 1")
         rms = jnp.asarray(thermal_rms, dtype)
         self.position = jnp.asarray(position, dtype)
         self.thermal_rms = jnp.broadcast_to(rms, (n,)) if rms.ndim < 2 else rms
@@ -65,7 +64,7 @@ class Atoms(eqx.Module):
             given = nx if ny is None else (nx, ny)
             remedy = "say how often along each axis, e.g. atoms.repeated(3, 3, 1)"
             raise InputError("repeats", given, "must be three whole numbers", remedy)
-        counts = [whole_number("repeats", count, 1, "give (nx, ny, nz), e.g. 3, 3, 1") for count in (nx, ny, nz)]
+        counts = [whole_number("repeats", count, "give (nx, ny, nz), e.g. 3, 3, 1") for count in (nx, ny, nz)]
         grid = np.stack(np.meshgrid(*[np.arange(count) for count in counts], indexing="ij"), -1)
         shift = jnp.asarray(grid.reshape(-1, 1, 3) * np.array(self.box), self.position.dtype)
         copies = len(shift)

@@ -1,10 +1,5 @@
 """Checks of what a specimen or a crystal is made of, before any compute; values that JAX is tracing are skipped."""
 
-import operator
-from collections.abc import Sequence
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ferrojax.crystal.elements import SYMBOLS
@@ -24,71 +19,6 @@ LARGEST_SHIFT = 1.0
 """Å; B sites of ferroelectrics are displaced by up to 0.5."""
 _RMS_REMEDY = "give the rms displacement per axis in Å, u = sqrt(B/8π²), e.g. 0.08"
 _IN_NM, _IN_PM = "looks like nm", "looks like pm"
-
-
-def check_real(field: str, value, shapes: Sequence[tuple[int | None, ...]], remedy: str) -> None:
-    """An array of real, finite numbers of one of these shapes; None in a shape fits any count of at least 1."""
-    try:
-        array = value if isinstance(value, jax.Array) else _array(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(field, value, "is no array of numbers", remedy) from None
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        shown = value if array.ndim == 0 else f"type {array.dtype}"
-        raise InputError(field, shown, "must be real numbers", remedy)
-    if not any(_fits(array.shape, shape) for shape in shapes):
-        wanted = [str(shape).replace("None", "n") for shape in shapes if shape != (1,)]
-        named = " or ".join(w for w in wanted if w != "()") or "()"
-        raise InputError(field, array.shape, f"needs shape {named}", remedy)
-    if not is_traced(array) and not np.isfinite(np.asarray(array, float)).all():
-        raise InputError(field, "NaN or infinity", "must be finite", remedy)
-
-
-def _array(value):
-    try:
-        return np.asarray(value)
-    except TypeError:  # a list of traced values
-        return jnp.asarray(value)
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        n == w if w is not None else n > 0 for n, w in zip(shape, wanted, strict=True)
-    )
-
-
-def real_number(field: str, value, remedy: str) -> float:
-    """A finite number that is known now."""
-    if isinstance(value, bool | np.bool_) or is_traced(value):
-        raise InputError(field, value, "must be a number", remedy)
-    check_real(field, value, [()], remedy)
-    return float(value)
-
-
-def positive(field: str, value, unit: str) -> float:
-    """A number above 0 that is known now."""
-    found = real_number(field, value, f"give {unit}")
-    if found <= 0:
-        raise InputError(field, value, "must be above 0", f"give {unit}")
-    return found
-
-
-def whole_number(field: str, value, least: int, remedy: str) -> int:
-    """A whole number of at least `least`; True is none."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        found = int(value) if isinstance(value, float) and value.is_integer() else least - 1
-    if found < least or isinstance(value, bool | np.bool_):
-        raise InputError(field, value, f"must be a whole number from {least}", remedy)
-    return found
-
-
-def generator(seed) -> np.random.Generator:
-    """NumPy's generator from a whole number, or from several, such as (seed of a plan, index)."""
-    remedy = "give an int, or several, such as (seed, index)"
-    if isinstance(seed, tuple | list) and seed:
-        return np.random.default_rng([whole_number("seed", part, 0, remedy) for part in seed])
-    return np.random.default_rng(whole_number("seed", seed, 0, remedy))
 
 
 def check_kind(field: str, value, kind: type, remedy: str) -> None:

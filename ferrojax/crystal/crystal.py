@@ -10,7 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ferrojax.crystal.checks import atomic_numbers, check_cell, check_real, check_values, real_number
+from ferrojax.checks import check_array, real_number
+from ferrojax.crystal.checks import atomic_numbers, check_cell, check_values
 from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.errors import InputError, is_traced
 
@@ -64,10 +65,10 @@ class Crystal(eqx.Module):
         self.number, self.label, self.name = atomic_numbers(number), tuple(label), name
         dtype, n = jnp.result_type(float), len(self.number)
         each = [(), (1,), (n,)]
-        check_real("cell", cell, [(3, 3)], "give three lattice vectors as rows, in Å")
-        check_real("position", position, [(n, 3)], "give fractional coordinates, one row a site")
-        check_real("thermal_rms", thermal_rms, each, "give Å per axis")
-        check_real("occupancy", occupancy, each, "give one share a site, above 0 and up to 1")
+        check_array("cell", cell, [(3, 3)], "give three lattice vectors as rows, in Å")
+        check_array("position", position, [(n, 3)], "give fractional coordinates, one row a site")
+        check_array("thermal_rms", thermal_rms, each, "give Å per axis")
+        check_array("occupancy", occupancy, each, "give one share a site, above 0 and up to 1")
         if len(self.label) != n or not set(self.label) <= {"A", "B", "O"}:
             shown = " ".join(map(str, self.label))
             raise InputError("label", shown, f"must be A, B or O for each of {n} sites", "label the rest O")
@@ -94,7 +95,7 @@ class Crystal(eqx.Module):
 
         For a measured cell where a file or the library has a calculated or a wrong one.
         """
-        check_real("lengths", (a, b, c), [(3,)], "give Å")
+        check_array("lengths", (a, b, c), [(3,)], "give Å")
         lengths = jnp.asarray([a, b, c], self.cell.dtype)
         if not bool((lengths > 0).all()):
             raise InputError("lengths", (a, b, c), "must be positive", "give Å")
@@ -145,5 +146,5 @@ def _tensor(field: str, value, shape: tuple[int, ...]) -> Array | None:
     """An array of that shape, or None."""
     if value is None:
         return None
-    check_real(field, value, [shape], "give one tensor a site, in order" if len(shape) == 3 else "give one tensor")
+    check_array(field, value, [shape], "give one tensor a site, in order" if len(shape) == 3 else "give one tensor")
     return jnp.asarray(value, jnp.result_type(float))

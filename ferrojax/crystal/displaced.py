@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ferrojax.checks import check_array, real_number, whole_number
 from ferrojax.crystal.atoms import Atoms
-from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind, check_real, real_number, whole_number
+from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.errors import InputError
 
@@ -22,7 +23,7 @@ def displaced_supercell(crystal: Any, field, depth, mode_scale: Any = 1.0) -> At
     Errors: InputError for a crystal without a soft mode, B site or orthogonal cell, a field of another shape, with
     NaN or above 1 Å, and a depth that is no whole number from 1.
     """
-    depth = whole_number("depth", depth, 1, "give the cells along the beam, e.g. 25")
+    depth = whole_number("depth", depth, "give the cells along the beam, e.g. 25")
     mode_scale = real_number("mode_scale", mode_scale, "give a factor such as 1.0")
     field = checked_field(field)
     check_kind("crystal", crystal, Crystal, 'use ferrojax.material("PbTiO3") or ferrojax.Crystal.from_file')
@@ -57,7 +58,7 @@ def displaced_supercell(crystal: Any, field, depth, mode_scale: Any = 1.0) -> At
 
 def checked_field(field) -> Float[np.ndarray, "ny nx 3"]:
     """A field of displacements (Å) of one vector a cell."""
-    check_real("field", field, [(None, None, 3)], "give (ny, nx, 3) in Å as (x, y, z), z along the beam")
+    check_array("field", field, [(None, None, 3)], "give (ny, nx, 3) in Å as (x, y, z), z along the beam")
     found = np.asarray(field, float)
     if np.abs(found).max() > LARGEST_SHIFT:
         problem = f"displaces by more than {LARGEST_SHIFT:g} Å"

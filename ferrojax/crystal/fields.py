@@ -14,7 +14,7 @@ Errors of all: InputError for what has another shape, is not finite, or is not p
 import numpy as np
 from jaxtyping import Float
 
-from ferrojax.crystal.checks import check_real, generator, positive, real_number, whole_number
+from ferrojax.checks import check_array, generator, positive, real_number, whole_number, whole_pair
 from ferrojax.errors import InputError
 
 Field = Float[np.ndarray, "ny nx 3"]
@@ -22,7 +22,7 @@ Field = Float[np.ndarray, "ny nx 3"]
 
 def uniform_field(shape, displacement) -> Field:
     """The same displacement (3,) in every cell."""
-    return _mixed(shape, displacement, displacement, np.zeros(_checked(shape)))
+    return _mixed(shape, displacement, displacement, np.zeros(whole_pair("shape", shape, "give (ny, nx) cells")))
 
 
 def gradient_field(shape, first, second, *, angle=0.0) -> Field:
@@ -51,9 +51,9 @@ def stripe_field(shape, first, second, *, waves=(1, 0), width=1.0, share=0.5, of
     (1, 0) is one pair of walls across x, (1, 1) a pair along the other diagonal.
     share: of each period that is `second`. offset: part of a period by which the stripes are moved along the normal.
     """
-    ny, nx = _checked(shape)
-    check_real("waves", waves, [(2,)], "give periods along x and y, such as (1, 0)")
-    turns = [whole_number("waves", n, -max(nx, ny), "give whole numbers, such as (1, 0)") for n in waves]
+    ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
+    check_array("waves", waves, [(2,)], "give periods along x and y, such as (1, 0)")
+    turns = [whole_number("waves", n, "give whole numbers, such as (1, 0)", low=-max(nx, ny)) for n in waves]
     if turns == [0, 0]:
         raise InputError("waves", waves, "have no direction", "give periods along x and y, such as (1, 0)")
     share = real_number("share", share, "give a part of 1")
@@ -122,7 +122,7 @@ def random_field(shape, rms, *, correlation_length, seed) -> Field:
 
     Periodic.
     """
-    check_real("rms", rms, [(3,)], "give Å for x, y and z")
+    check_array("rms", rms, [(3,)], "give Å for x, y and z")
     return np.moveaxis(_noise(shape, 3, correlation_length, seed), 0, -1) * np.asarray(rms, float)
 
 
@@ -133,7 +133,7 @@ def nanodomain_field(shape, variants, *, correlation_length, seed, width=1.0) ->
     opposite variants has (2/π) arcsin of that, 0.24 at the correlation length. width: of the tanh wall between two
     variants, on average over the walls.
     """
-    check_real("variants", variants, [(None, 3)], "give one displacement (x, y, z) in Å a row")
+    check_array("variants", variants, [(None, 3)], "give one displacement (x, y, z) in Å a row")
     vectors = np.asarray(variants, float)
     # Two noises part across a wall at a mean rate of √(π/2) times 2 over the correlation length (Rayleigh's law).
     scale = np.sqrt(np.pi / 2) * positive("width", width, "cells")
@@ -145,7 +145,7 @@ def nanodomain_field(shape, variants, *, correlation_length, seed, width=1.0) ->
 
 def _noise(shape, count: int, length, seed) -> np.ndarray:
     """(count, ny, nx) periodic Gaussian noises of unit variance and autocorrelation exp(−(r/length)²)."""
-    ny, nx = _checked(shape)
+    ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
     k2 = np.fft.fftfreq(ny)[:, None] ** 2 + np.fft.fftfreq(nx) ** 2
     amplitude = np.exp(-0.5 * (np.pi * positive("correlation_length", length, "cells")) ** 2 * k2)
     amplitude /= np.sqrt((amplitude**2).mean())
@@ -155,9 +155,9 @@ def _noise(shape, count: int, length, seed) -> np.ndarray:
 
 def _mixed(shape, first, second, weight: np.ndarray) -> Field:
     """first where the weight is 0, second where it is 1."""
-    ny, nx = _checked(shape)
+    ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
     for name, value in (("first", first), ("second", second)):
-        check_real(name, value, [(3,), (ny, nx, 3)], "give (x, y, z) in Å, or a field of this shape")
+        check_array(name, value, [(3,), (ny, nx, 3)], "give (x, y, z) in Å, or a field of this shape")
     one, other = np.asarray(first, float), np.asarray(second, float)
     return one + weight[..., None] * (other - one)
 
@@ -168,17 +168,17 @@ def _step(s: np.ndarray, width) -> np.ndarray:
 
 
 def _cells(shape) -> tuple[np.ndarray, np.ndarray]:
-    ny, nx = _checked(shape)
+    ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
     y, x = np.mgrid[:ny, :nx].astype(float)
     return x, y
 
 
 def _from_centre(shape, centre, periodic: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """x and y from the centre, (x, y) or None for the grid's own; periodic: by the nearest image."""
-    ny, nx = _checked(shape)
+    ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
     if centre is None:
         centre = (nx - 1) / 2, (ny - 1) / 2
-    check_real("centre", centre, [(2,)], "give (x, y) in cells")
+    check_array("centre", centre, [(2,)], "give (x, y) in cells")
     found = []
     for at, origin, n in zip(_cells(shape), np.asarray(centre, float), (nx, ny), strict=True):
         gap = at - origin
@@ -195,12 +195,6 @@ def _along(shape, centre, angle) -> np.ndarray:
 
 def _around(reach: int) -> range:
     return range(-reach, reach + 1)
-
-
-def _checked(shape) -> tuple[int, int]:
-    check_real("shape", shape, [(2,)], "give (ny, nx) cells")
-    ny, nx = (whole_number("shape", n, 1, "give (ny, nx) cells") for n in shape)
-    return ny, nx
 
 
 def _turn(turn) -> int:

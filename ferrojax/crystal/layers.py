@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ferrojax.checks import check_array, generator, positive, real_number, whole_pair
 from ferrojax.crystal.atoms import Atoms, check_specimen
-from ferrojax.crystal.checks import check_real, generator, positive, real_number, whole_number
 from ferrojax.crystal.elements import atomic_number
 from ferrojax.errors import InputError
 
@@ -112,9 +112,8 @@ def wedge_thickness(shape, mean, slope, *, angle=0.0, sampling: Any = 1.0) -> Fl
     (degrees from +x towards +y). sampling: Å per pixel, one value or (y, x).
     Errors: InputError where the wedge ends inside the scan.
     """
-    check_real("shape", shape, [(2,)], "give (rows, cols)")
-    rows, cols = (whole_number("shape", n, 1, "give (rows, cols)") for n in shape)
-    check_real("sampling", sampling, [(), (2,)], "give Å per pixel, one value or (y, x)")
+    rows, cols = whole_pair("shape", shape, "give (rows, cols)")
+    check_array("sampling", sampling, [(), (2,)], "give Å per pixel, one value or (y, x)")
     step_y, step_x = np.broadcast_to(np.asarray(sampling, float), (2,))
     turned = np.radians(real_number("angle", angle, "give degrees from +x towards +y"))
     y, x = np.mgrid[:rows, :cols].astype(float)
@@ -126,7 +125,7 @@ def wedge_thickness(shape, mean, slope, *, angle=0.0, sampling: Any = 1.0) -> Fl
 
 
 def _lengths(extent, thickness) -> np.ndarray:
-    check_real("extent", extent, [(2,)], "give (x, y) in Å")
+    check_array("extent", extent, [(2,)], "give (x, y) in Å")
     return np.array([positive("extent", side, "Å") for side in extent] + [positive("thickness", thickness, "Å")])
 
 

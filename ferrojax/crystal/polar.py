@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import check_array
 from ferrojax.constants import POLARIZATION_UNIT
-from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind, check_real
+from ferrojax.crystal.checks import LARGEST_SHIFT, check_kind
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.errors import InputError, is_traced
+from ferrojax.products import exact
 
 
 class PolarizationResponse(eqx.Module):
@@ -27,6 +29,7 @@ class PolarizationResponse(eqx.Module):
     source: str = eqx.field(static=True)
 
 
+@exact
 def polarization_response(crystal: Crystal) -> PolarizationResponse:
     """The conversion from displacement to polarization: by Born charges where they are cited, else mode-effective.
 
@@ -48,6 +51,7 @@ def polarization_response(crystal: Crystal) -> PolarizationResponse:
     return PolarizationResponse(POLARIZATION_UNIT / volume * moment, crystal.response_error, kind, source)
 
 
+@exact
 def polar_crystal(crystal: Any, displacement, strain: Any = None) -> Crystal:
     """The crystal with B displaced by `displacement` (Å, Cartesian) against A and the other sites along the mode.
 
@@ -73,6 +77,6 @@ def polar_crystal(crystal: Any, displacement, strain: Any = None) -> Crystal:
 
 def _check_size(field: str, value, shape: tuple[int, ...], most: float, remedy: str) -> None:
     """Real numbers of a shape, none above `most`."""
-    check_real(field, value, [shape], remedy)
+    check_array(field, value, [shape], remedy)
     if not is_traced(value) and np.abs(np.asarray(value, float)).max() > most:
         raise InputError(field, np.asarray(value).tolist(), f"is above {most:g}", remedy)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrojax.crystal.checks import real_number
+from ferrojax.checks import real_number
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.errors import InputError
 

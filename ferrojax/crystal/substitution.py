@@ -8,8 +8,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from ferrojax.checks import generator, real_number
 from ferrojax.crystal.atoms import Atoms, check_specimen
-from ferrojax.crystal.checks import check_kind, generator, real_number, shared_sites
+from ferrojax.crystal.checks import check_kind, shared_sites
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.crystal.sites import chosen_on_site

@@ -7,8 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ferrojax.checks import check_array, real_number, whole_number
 from ferrojax.crystal.atoms import Atoms
-from ferrojax.crystal.checks import check_real, real_number, whole_number
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.lattice import lattice_points, plane_vectors, primitive_cell, principal_strain
 from ferrojax.crystal.sites import ase_sites, element_rms
@@ -200,12 +200,12 @@ def _repeats(lengths, size, thickness, repeats) -> tuple[int, int, int]:
     if repeats is not None:
         if size is not None or thickness is not None:
             raise InputError("repeats", repeats, "comes with a size or a thickness", "give one or the other")
-        check_real("repeats", repeats, [(3,)], "give (nx, ny, nz)")
-        nx, ny, nz = (whole_number("repeats", count, 1, "give (nx, ny, nz)") for count in repeats)
+        check_array("repeats", repeats, [(3,)], "give (nx, ny, nz)")
+        nx, ny, nz = (whole_number("repeats", count, "give (nx, ny, nz)") for count in repeats)
         return nx, ny, nz
     target = [0.0, 0.0, 0.0]
     if size is not None:
-        check_real("size", size, [(2,)], "give (x, y) in Å")
+        check_array("size", size, [(2,)], "give (x, y) in Å")
         target[:2] = (float(side) for side in size)
     if thickness is not None:
         target[2] = real_number("thickness", thickness, "give Å")

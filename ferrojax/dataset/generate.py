@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from ferrojax.crystal import Atoms, displaced_supercell, material
+from ferrojax.crystal import displaced_supercell, material
 from ferrojax.dataset.plan import TrainingPlan
 from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
 from ferrojax.errors import InputError
@@ -116,7 +116,7 @@ def generate(
         field, specimen = _draw_specimen(plan, rng)
         tilt_x, tilt_y, mode_scale, thermal_scale = specimen
         moved = displaced_supercell(crystal, field, depth, mode_scale)
-        atoms = Atoms(moved.position, moved.number, moved.box, moved.thermal_rms * thermal_scale)
+        atoms = eqx.tree_at(lambda a: a.thermal_rms, moved, moved.thermal_rms * thermal_scale)
         thermal = FastThermal(plan.configurations, seed=int(rng.integers(2**31)))
         operator = detector_operator(
             atoms, plan.energy, plan.semiangle[1], detector, thermal, slices, tilt=(tilt_x, tilt_y)

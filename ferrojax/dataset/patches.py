@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 
 from ferrojax.dataset.generate import PARAMETERS, SimulatedSet
 from ferrojax.image import Image
-from ferrojax.multislice.propagation import EXACT
+from ferrojax.products import EXACT
 
 PATCH, PIXEL = 24, 0.25
 AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL

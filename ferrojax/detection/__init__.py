@@ -8,6 +8,7 @@ from ferrojax.detection.detectors import SegmentedDetector as SegmentedDetector
 from ferrojax.detection.operator import DetectorOperator as DetectorOperator
 from ferrojax.detection.operator import detector_operator as detector_operator
 from ferrojax.detection.operator import operator_spectrum as operator_spectrum
+from ferrojax.detection.pacbed import simulate_pacbed as simulate_pacbed
 from ferrojax.detection.phase import differential_phase_contrast as differential_phase_contrast
 from ferrojax.detection.phase import integrate_gradient as integrate_gradient
 from ferrojax.detection.phase import integrated_centre_of_mass as integrated_centre_of_mass

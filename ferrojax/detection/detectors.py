@@ -51,6 +51,11 @@ class Detector(eqx.Module):
     outer: eqx.AbstractVar[float]
 
     @property
+    def soft(self) -> float:
+        """mrad, half the width of soft edges: how far it reaches beyond `inner` and `outer`."""
+        return getattr(self, "edge", 0.0) / 2
+
+    @property
     @abc.abstractmethod
     def takes_lost(self) -> bool:
         """Whether intensity that is only known to lie beyond the grid's angles may be credited to it."""

@@ -14,11 +14,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Complex
 
-from ferrojax.crystal import Atoms
+from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import AnnularDetector
 from ferrojax.detection.reading import detection_grid
 from ferrojax.detection.routes import scattering_matrix
-from ferrojax.errors import InputError
+from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
     SlicePlan,
@@ -31,8 +31,8 @@ from ferrojax.multislice import (
     slab,
     slice_tables,
 )
-from ferrojax.multislice.propagation import EXACT
 from ferrojax.optics import Probe, probe_spectrum
+from ferrojax.products import EXACT
 
 CLEARANCE = 1.45
 """The band limit must clear the inner angle of an unbounded ring by this factor."""
@@ -48,6 +48,7 @@ class DetectorOperator(eqx.Module):
     beam: tuple[tuple[int, int], ...] = eqx.field(static=True)
     grid: Grid = eqx.field(static=True)
     energy: float = eqx.field(static=True)
+    max_semiangle: float = eqx.field(static=True)
 
 
 def detector_operator(
@@ -67,6 +68,7 @@ def detector_operator(
     The detector must end within the band limit or be unbounded (outer = inf), because what is scattered beyond an
     outer angle in between is not taken out here.
     """
+    check_atoms(atoms)
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
     grid.check_spans(*atoms.box[:2])
     plan.check_specimen(atoms)
@@ -94,7 +96,8 @@ def detector_operator(
         total += _matrices(specimens, shared, (grid, seen), batch, mesh)
     signed = [np.where(i > n // 2, i - n, i) for i, n in zip((cols, rows), seen.shape[::-1], strict=True)]
     beam = tuple((int(x), int(y)) for x, y in zip(*signed, strict=True))
-    return DetectorOperator(total / configurations(thermal), beam, grid, energy)  # pyright: ignore[reportArgumentType]
+    matrix = jnp.asarray(total) / configurations(thermal)
+    return DetectorOperator(matrix, beam, grid, energy, max_semiangle)
 
 
 def _check_detector(detector: AnnularDetector, reach: float) -> None:
@@ -133,17 +136,34 @@ def _matrix(atoms, shared, grids, batch):
     return lost * jnp.eye(beams.shape[1]) + product
 
 
-@eqx.filter_jit
 def operator_spectrum(operator: DetectorOperator, probe: Probe, size: int) -> Complex[Array, "exits size size"]:
     """Fourier coefficients of the image of the periodic box, FFT order; frequencies beyond size/2 are dropped.
 
     `ifft2(spectrum) * size²` is the image on size × size positions from the origin.
+    Errors: InputError for a probe of another energy or wider than the operator's beams, and for a source size or focal
+    spread, which are averages over such images.
     """
+    if probe.energy != operator.energy:
+        raise InputError("probe", f"{probe.energy:g} eV", f"the operator is of {operator.energy:g} eV", "make it anew")
+    known = [v for v in (probe.semiangle,) if not is_traced(v)]
+    if any(float(v) + probe.edge / 2 > operator.max_semiangle * (1 + 1e-6) for v in known):
+        problem = f"is wider than the operator's beams, {operator.max_semiangle:g} mrad"
+        raise InputError("probe", f"{float(known[0]):g} mrad", problem, "give a larger max_semiangle to the operator")
+    for name in ("source_size", "focal_spread"):
+        value = getattr(probe, name)
+        if not is_traced(value) and np.asarray(value).any():
+            raise InputError(name, value, "is not part of one image", "average images over it, or blur them")
+    return _spectrum(operator, probe, size)
+
+
+@eqx.filter_jit
+def _spectrum(operator: DetectorOperator, probe: Probe, size: int) -> Complex[Array, "exits size size"]:
     x, y = np.array(operator.beam).T
     spectrum = probe_spectrum(probe, operator.grid)[y, x]
     pair = jnp.conj(spectrum)[:, None] * spectrum[None] * operator.matrix
     qx, qy = x[:, None] - x[None], y[:, None] - y[None]
-    keep = (np.abs(qx) < size // 2) & (np.abs(qy) < size // 2)
+    most = (size - 1) // 2  # an even size's highest frequency has no partner
+    keep = (np.abs(qx) <= most) & (np.abs(qy) <= most)
     flat = (qy % size) * size + qx % size
     exits = operator.matrix.shape[0]
     image = jnp.zeros((exits, size * size), pair.dtype).at[:, flat[keep]].add(pair[:, keep])

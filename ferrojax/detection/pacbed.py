@@ -6,7 +6,13 @@ multislice of the *unit cell* per direction gives ψ_g(q), a smooth function of 
 afterwards, exactly. The wave is the elastic one: in the Einstein model atoms move independently, so the mean of the
 multislice product is the product of the means, and transmission functions averaged over thermal motion give the
 mean wave with all its thermal absorption. Diffuse intensity is not part of it.
+
+`simulate_pacbed` gives a pattern in one call; a fit calls `rocking_curves`, the multislice, where thickness and
+semi-angle change alone only `position_averaged_pattern`.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,17 +20,114 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
+from ferrojax.checks import check_numbers, positive
 from ferrojax.constants import wavelength
-from ferrojax.crystal import Atoms
+from ferrojax.crystal import Atoms, check_atoms
+from ferrojax.detection.detectors import PixelatedDetector
+from ferrojax.detection.simulate import SLICE
 from ferrojax.detection.thickness import at_thickness
-from ferrojax.errors import InputError
-from ferrojax.grid import Grid
-from ferrojax.multislice import SlicePlan, SliceTables, multislice, propagator, slab
-from ferrojax.multislice.propagation import EXACT
+from ferrojax.errors import InputError, is_traced
+from ferrojax.grid import ANTIALIAS_FRACTION, ANTIALIAS_TAPER, Grid
+from ferrojax.image import DiffractionScan
+from ferrojax.multislice import (
+    SlicePlan,
+    SliceTables,
+    aligned_slices,
+    multislice,
+    plan_slices,
+    propagator,
+    slab,
+    slice_tables,
+)
 from ferrojax.multislice.transmission import slice_transmission
+from ferrojax.optics import Probe
+from ferrojax.products import EXACT
 
+COARSEST = 0.06
+"""Å per pixel: the unit cell's grid, finer where the camera reaches further."""
+SMOOTH = 600.0
+"""Å·mrad: rocking curves of a foil of thickness t are smooth on steps of SMOOTH/t."""
+STEPS = (0.25, 2.0)
+"""mrad between which that step is kept."""
+LARGEST = 2**31
+"""Bytes of rocking curves; beyond, the box is no unit cell."""
+PIXEL = 12**-0.5
+"""Rms width of a pixel, as part of its width."""
 STENCIL = 1.6
 """Steps of the direction grid that interpolation needs beyond the last direction asked for."""
+
+
+def simulate_pacbed(
+    atoms: Atoms,
+    probe: Probe,
+    camera: PixelatedDetector,
+    *,
+    tilt: Any = (0.0, 0.0),
+    thicknesses: Sequence[float] | None = None,
+    slice_thickness: float | None = None,
+    parametrization: str = "lobato",
+) -> DiffractionScan:
+    """Elastic position-averaged pattern of a periodic box: what `camera` sees, averaged over a scan of all of it.
+
+    atoms: one unit cell wide, as deep as the foil (`atoms.repeated(1, 1, n)`); `thermal_rms` (Å) enters as absorption
+    and Debye-Waller factor, the diffuse background is not in it. probe: energy, semi-angle and its soft edge;
+    aberrations, source and defocus do not matter to an average over positions. tilt: mrad (x, y), as in `simulate`.
+    thicknesses: Å. Returns a DiffractionScan of one position, (thickness, 1, 1, ky, kx) with `thicknesses`, else
+    (1, 1, ky, kx), as fractions of the beam per pixel. Differentiable in occupancy, thermal rms and tilt.
+    Errors: InputError for what `simulate` refuses, and a box too large for a unit cell.
+    """
+    check_atoms(atoms)
+    if not isinstance(probe, Probe):
+        raise InputError("probe", type(probe).__name__, "is no Probe", "give fj.Probe(energy in eV, semiangle in mrad)")
+    if not isinstance(camera, PixelatedDetector):
+        remedy = "give fj.PixelatedDetector(60, shape=(128, 128))"
+        raise InputError("camera", type(camera).__name__, "is no PixelatedDetector", remedy)
+    if is_traced(atoms.position) or is_traced(probe.semiangle):
+        raise InputError("position", "traced", "needs a plan of its own", "use rocking_curves with plan_slices(atoms)")
+    check_numbers("tilt", tilt, "give (x, y), e.g. (3.0, 0.0)", unit="mrad", shape=(2,), low=-100.0, high=100.0)
+    step = (
+        aligned_slices(atoms, SLICE) if slice_thickness is None else positive("slice_thickness", slice_thickness, "Å")
+    )
+    plan = plan_slices(atoms, step, thicknesses)
+    semiangle, blur = float(probe.semiangle), max(probe.edge, *camera.step) * PIXEL
+    reach = ANTIALIAS_FRACTION - ANTIALIAS_TAPER
+    finest = probe.wavelength * 1e3 * reach / (2 * (camera.outer + max(camera.step)))
+    grid = Grid.for_box(atoms.box[0], atoms.box[1], min(COARSEST, finest))
+    tables = slice_tables(plan.elements, grid, probe.energy, parametrization=parametrization)
+    inside = semiangle + 4 * blur
+    directions = Directions.within(inside, min(max(SMOOTH / plan.depths[-1], STEPS[0]), STEPS[1], inside))
+    beams = beams_within(grid, probe.energy, camera.outer + inside)
+    each = 8 * int(np.prod(grid.shape))
+    size = max(
+        4 * len(plan.exits) * directions.axis.size**2 * len(beams), each * (plan.present[0].size + plan.exits[-1])
+    )
+    if size > LARGEST:
+        shown = f"{atoms.box[0]:.1f} × {atoms.box[1]:.1f} Å, {len(beams)} beams, {size / 2**30:.0f} GiB"
+        raise InputError("box", shown, "is too large for rocking curves", "give one unit cell, or fewer thicknesses")
+    curves = _curves(
+        atoms, probe.energy, directions, plan, tables, grid, beams, jnp.asarray(tilt, jnp.result_type(float))
+    )
+    y, x = ((np.arange(n) - (n - 1) / 2) * d for n, d in zip(camera.shape, camera.step, strict=True))
+    points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    overlap = plan_overlap(curves.beam_angle, points, inside)
+    patterns = [
+        _pattern(curves, values, semiangle, jnp.asarray(points, values.dtype), overlap, blur)
+        for values in curves.intensity
+    ]
+    data = jnp.stack(patterns).reshape(-1, 1, 1, *camera.shape) * (camera.step[0] * camera.step[1])
+    data = data if thicknesses is not None else data[0]
+    cell = (atoms.box[1], atoms.box[0])
+    return DiffractionScan(data, cell, camera.step, None, "pacbed", plan.depths)
+
+
+@eqx.filter_jit
+def _curves(atoms, energy, directions, plan, tables, grid, beams, tilt) -> "RockingCurves":
+    return rocking_curves(atoms, energy, directions, plan, tables, grid, beams=beams, tilt=tilt)
+
+
+@eqx.filter_jit
+def _pattern(curves, values, semiangle, points, overlap, edge) -> Float[Array, " points"]:
+    return _drawn(curves, values, semiangle, points, overlap, edge)
 
 
 def elastic_transmission(atoms: Atoms, plan: SlicePlan, tables: SliceTables) -> Complex[Array, "slices rows cols"]:
@@ -199,6 +302,13 @@ def position_averaged_pattern(
     All of them and k are differentiable; the directions must reach semiangle + 3 edge.
     """
     values = at_thickness(curves.intensity, curves.thickness, thickness)
+    return _drawn(curves, values, semiangle, k, overlap, edge)
+
+
+def _drawn(
+    curves: RockingCurves, values: Float[Array, "y x beams"], semiangle, k, overlap: Overlap, edge
+) -> Float[Array, " points"]:
+    """The pattern whose beams have these intensities over the directions."""
     n = values.shape[0]
     inverse = jnp.asarray(_spline_matrix(n), values.dtype)
     coefficient = jnp.einsum("iy,jx,yxb->ijb", inverse, inverse, values, precision=EXACT)

@@ -12,7 +12,7 @@ from ferrojax.checks import check_numbers
 from ferrojax.detection.detectors import SegmentedDetector
 from ferrojax.errors import InputError, is_traced
 from ferrojax.image import Image
-from ferrojax.multislice.propagation import EXACT
+from ferrojax.products import EXACT
 
 BOUNDARIES = ("periodic", "mirror")
 

@@ -36,6 +36,8 @@ CACHE = 3 * 2**20
 """Bytes of waves that a processor's caches hold: larger batches are no faster forward, and slower in reverse."""
 PROGRAM = 2**28
 """Bytes that compiling and running take whatever the size."""
+FULL = 0.9
+"""Of a side of the box: a region that needs more of it takes all of it."""
 FREE_PART = 0.8
 """Of the memory that is free."""
 
@@ -143,7 +145,8 @@ def choose(job: Job, window: float | None, route: str, batch: int | None, forced
         plan = _candidate(job, kind, window, edge, batch)
         if plan is not None:
             candidates.append((_seconds(job, plan), plan))
-    if forced and any(plan.windowed for _, plan in candidates):
+    covered = window is not None and all(window >= FULL * side for side in job.box)  # the window is the whole box
+    if forced and not covered and any(plan.windowed for _, plan in candidates):
         candidates = [c for c in candidates if c[1].windowed]
     best = min(candidates, key=lambda c: c[0])[1]
     limit = free_memory()
@@ -198,7 +201,7 @@ class _Axis:
         tile = min(n, max(1, int(edge / step) if step > 0 else n))
         if not cropped:
             reach = window + (tile - 1) * step
-            full = reach >= 0.9 * box
+            full = reach >= FULL * box
             pixels = friendly((box if full else reach) / ceiling)
             return _Axis(tile, tile, pixels, pixels, box / pixels if full else ceiling, full)
         assert job.period is not None
@@ -209,7 +212,7 @@ class _Axis:
         sampling = period / per_period
         periods = max(1, math.ceil((window + (group - 1) * step) / period))
         reach = periods * period + (tile - group) * step + 2 * RIM
-        if reach >= 0.9 * box:
+        if reach >= FULL * box:
             pixels = round(box / sampling)
             return _Axis(tile, group, pixels, min(pixels, periods * per_period), sampling, True)
         return _Axis(tile, group, friendly(reach / sampling), periods * per_period, sampling, False)

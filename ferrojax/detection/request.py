@@ -1,5 +1,6 @@
 """What is asked of a simulation, checked in one place before anything is planned."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ferrojax.crystal import Atoms, check_atoms
+from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.numerics import Numerics
 from ferrojax.detection.scan import Scan
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
-from ferrojax.multislice import FastThermal, FrozenPhonons, SlicePlan, ThermalModel
+from ferrojax.multislice import FastThermal, FrozenPhonons, SlicePlan, ThermalModel, draws_composition
 from ferrojax.optics import PlaneWave, Probe
 
 STEEPEST = 100.0
@@ -44,6 +46,7 @@ class Request(eqx.Module):
         atoms, probe, scan, detectors = specimen
         check_atoms(atoms)
         _check_types(probe, scan, detectors, thermal, plan)
+        _warn_at_rest(atoms, thermal)
         if isinstance(numerics.sampling, Grid):
             numerics.sampling.check_spans(*atoms.box[:2])
         return Request(
@@ -88,6 +91,19 @@ def _check_types(probe, scan, detectors, thermal, plan) -> None:
         raise InputError("thermal", thermal, "is no thermal model", "give fj.FrozenPhonons(8) or fj.FastThermal(8)")
     if not (plan is None or isinstance(plan, SlicePlan)):
         raise InputError("plan", type(plan).__name__, "is no SlicePlan", "make it with fj.plan_slices(atoms)")
+
+
+def _warn_at_rest(atoms: Atoms, thermal: ThermalModel) -> None:
+    """Say which elements a thermal model does not move, because files without displacement parameters give 0."""
+    if thermal is None or is_traced(atoms.thermal_rms):
+        return
+    number, rms = np.array(atoms.number), np.asarray(atoms.thermal_rms)
+    moved = set(number[rms.reshape(len(number), -1).any(1)].tolist())
+    still = [SYMBOLS[z] for z in sorted(set(atoms.number) - moved)]
+    if still and not draws_composition(atoms, thermal):
+        kind, verb = type(thermal).__name__, "do not move" if len(still) > 1 else "does not move"
+        remedy = "give it in Å per axis, or leave thermal out"
+        warnings.warn(f"thermal: under {kind} {', '.join(still)} {verb}, thermal_rms is 0; {remedy}", stacklevel=4)
 
 
 def _checked_tilt(tilt: Any, scan: Scan) -> Float[Array, "*positions 2"]:

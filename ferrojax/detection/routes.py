@@ -17,7 +17,8 @@ from jaxtyping import Array, Complex, Float, Int
 from ferrojax.detection.reading import Optics, Signals, crop, embed
 from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, SliceTables, slab, transport
-from ferrojax.multislice.propagation import BLOCK, EXACT, Slab, Watch, tilt_ramp
+from ferrojax.multislice.propagation import BLOCK, Slab, Watch, tilt_ramp
+from ferrojax.products import EXACT
 
 Read = Callable[[Complex[Array, "batch r c"]], Any]
 KEPT_WAVES = 3 * 2**29

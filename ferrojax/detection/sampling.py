@@ -13,9 +13,11 @@ from jaxtyping import Array, Float
 
 from ferrojax.detection.scan import Scan
 from ferrojax.errors import InputError, is_traced
-from ferrojax.multislice.propagation import EXACT
 from ferrojax.optics import Probe
+from ferrojax.products import EXACT
 
+OVERSAMPLED, DAMPED = 1.5, 0.01
+"""How much denser than the band limit positions are, where a source leaves more than this of the modulation there."""
 MARGIN = 1.5
 """Å around a partial scan, beyond 4 times the source's rms: where the band-limited kernel's tail has died out."""
 
@@ -86,20 +88,34 @@ def _axis(start: float, span: float, count: int, period: float, reach: float, so
         weight = jnp.exp(-2 * (jnp.pi * source * q) ** 2) if source is not None else np.ones(nyquist)
         series = jnp.asarray(series, jnp.result_type(float))
         return at, jnp.matmul(series, jnp.asarray(weight, series.dtype), precision=EXACT) / nyquist
-    if source is None:
+    if source is None or float(source) == 0:
         return pixel, None
     return _with_margin(pixel, abs(step), reach, source)
 
 
 def _with_margin(pixel: np.ndarray, step: float, reach: float, source):
-    """A finer, longer row of positions, and the source convolved over it."""
-    fine = 0.5 / reach
+    """A finer, longer row of positions, and the source convolved over it.
+
+    The kernel's spectrum falls smoothly from the signal's band limit to where its repetitions begin, so that it dies
+    out within the margin. A wide source does that by itself, and needs no finer positions for it.
+    """
+    sigma = float(source)
+    narrow = np.exp(-2 * (np.pi * sigma * reach) ** 2) > DAMPED
+    fine = (0.5 / OVERSAMPLED if narrow else 0.5) / reach
     fine = step / np.ceil(step / fine - 1e-9) if step > 0 else fine
-    pad = int(np.ceil((4 * float(source) + MARGIN) / fine))
+    pad = int(np.ceil((4 * sigma + MARGIN) / fine))
     low, high = pixel.min(), pixel.max()
     at = low + fine * np.arange(-pad, round((high - low) / fine) + pad + 1)
+    end = max(reach, min(1 / fine - reach, 2 * reach))
     q, w = np.polynomial.legendre.leggauss(400)
-    q, w = (q + 1) / 2 * reach, w / 2 * reach
+    q, w = (q + 1) / 2 * end, w / 2 * end
+    passed = _smooth_step((end - q) / max(end - reach, 1e-9))
     kernel = np.cos(2 * np.pi * (pixel[:, None] - at[None])[..., None] * q)
-    kernel = 2 * kernel @ (w * np.exp(-2 * (np.pi * float(source) * q) ** 2))
+    kernel = 2 * kernel @ (w * passed * np.exp(-2 * (np.pi * sigma * q) ** 2))
     return at, jnp.asarray(kernel / kernel.sum(1, keepdims=True), jnp.result_type(float))
+
+
+def _smooth_step(u: np.ndarray) -> np.ndarray:
+    """From 0 at u ≤ 0 to 1 at u ≥ 1, with all derivatives."""
+    rise, fall = (np.exp(-1 / np.clip(v, 1e-3, 1.0)) * (v > 0) for v in (u, 1 - u))
+    return rise / (rise + fall)

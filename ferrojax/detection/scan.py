@@ -48,6 +48,8 @@ class Scan(eqx.Module):
             shown = f"{span:g} Å along {axis} for {count} positions"
             if span == 0 and count > 1:
                 raise InputError("scan", shown, "puts them all on one place", "move `end`, or ask for one row or col")
+            if span < 0 and min(self.shape) > 1:  # an image would be mirrored, its centre of mass would not
+                raise InputError("scan", shown, "runs backwards", "swap start and end, and flip what comes out")
             if 0 < abs(span) < FINEST * count:
                 raise InputError("scan", shown, f"steps are below {FINEST:g} Å", "give start and end in Å")
 

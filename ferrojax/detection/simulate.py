@@ -23,7 +23,7 @@ from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
 from ferrojax.detection.validity import check_combination, check_reach, fast_sampling
-from ferrojax.detection.windows import Tiles, cut_tiles, lattice_period, whole_box, window_size
+from ferrojax.detection.windows import Tiles, cut_tiles, drift, lattice_period, whole_box, window_size
 from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
@@ -175,7 +175,8 @@ def _window(request: Request, slices: SlicePlan) -> float | None:
         return None
     if window != "auto":
         return float(window)
-    return TRACED_WINDOW if is_traced(probe.semiangle) else window_size(probe, slices.depths[-1])
+    depth = slices.depths[-1]
+    return drift(request.tilt, depth)[1] + (TRACED_WINDOW if is_traced(probe.semiangle) else window_size(probe, depth))
 
 
 def _job(request: Request, slices: SlicePlan, sampled: ScanSampling, window: float | None) -> Job:
@@ -261,9 +262,10 @@ def _beam(layout: _Layout) -> _Beam:
 def _tiles(layout: _Layout) -> Tiles:
     run, slices, position = layout.run, layout.slices, layout.sampled.position
     if run.windowed:
+        lean = drift(layout.request.tilt, slices.depths[-1])[0]
         return cut_tiles(
             slices, layout.request.atoms, np.asarray(position, float), run.tile, run.group, run.region, run.grid,
-            run.devices,
+            run.devices, lean,
         )  # fmt: skip
     parts = 1 if run.by_run else run.devices
     return whole_box(slices, position.shape[0] * position.shape[1], parts)

@@ -66,9 +66,10 @@ def fast_sampling(detectors: Mapping[str, Detector], wavelength: float) -> float
 
 
 def _fast_is_right(detector: Detector, reach: float) -> bool:
-    if detector.outer <= WITHIN * reach:
+    if detector.outer + detector.soft <= WITHIN * reach:
         return True
-    return detector.takes_lost and detector.inner * STARTS <= reach and detector.outer >= ENDS * reach
+    starts, ends = detector.inner + detector.soft, detector.outer - detector.soft
+    return detector.takes_lost and starts * STARTS <= reach and ends >= ENDS * reach
 
 
 def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, probe: Probe) -> None:
@@ -81,11 +82,10 @@ def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, pro
             remedy = finer if best > FINE else "use FrozenPhonons, or a detector that starts further in"
             where = "starts or ends too close to" if d.takes_lost else "ends too close to or beyond"
             raise InputError("detector", span, f"{where} FastThermal's band limit of {reach:.0f} mrad", remedy)
-        if fast or d.outer <= reach:
+        end = d.outer + d.soft
+        if fast or end <= reach:
             continue
-        remedy = (
-            f"use a sampling {reach / d.outer:.2f} times this one" if d.outer < np.inf else "give a finite outer angle"
-        )
+        remedy = f"use a sampling {reach / end:.2f} times this one" if end < np.inf else "give a finite outer angle"
         remedy += ", or FastThermal" if d.takes_lost else ""
         raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
     semiangle = probe.semiangle

@@ -49,16 +49,20 @@ def cut_tiles(
     region: Grid,
     window: Grid,
     parts: int = 1,
+    lean: tuple[float, float] = (0.0, 0.0),
 ) -> Tiles:
     """Tiles of `tile` (rows, cols) positions (Å) with a region each; groups of `group` with a window inside it.
 
     parts: the number of tiles is brought to a multiple of it by dividing their groups and repeating the last.
+    lean: (x, y) Å from where the beam enters to the middle of its way, along which regions and windows lie.
     """
     rows, cols = position.shape[:2]
     index = np.arange(rows * cols).reshape(rows, cols)
     tiles = [[_padded(g, group) for g in _blocks(t, group)] for t in _blocks(index, tile)]
     ends = position.reshape(-1, 2)[np.array([[np.concatenate(t).min(), np.concatenate(t).max()] for t in tiles])]
-    centre = ends.mean(1)  # a tile is a rectangle of positions: its first and last are opposite corners
+    centre = ends.mean(1) + np.array(
+        lean
+    )  # a tile is a rectangle of positions: its first and last are opposite corners
     share = -(-max(len(t) for t in tiles) // -(-parts // len(tiles)))  # few tiles: devices take some groups of each
     chunks = [(c, t[g : g + share]) for c, t in zip(centre, tiles, strict=True) for g in range(0, len(t), share)]
     chunks += chunks[-1:] * (-len(chunks) % parts)
@@ -73,7 +77,7 @@ def cut_tiles(
     corner, origin = None, np.repeat(start[:, None], member.shape[1], 1)
     if region.shape != window.shape:
         step = np.array(window.sampling[::-1])
-        middle = (xy.min(2) + xy.max(2)) / 2  # of every group
+        middle = (xy.min(2) + xy.max(2)) / 2 + np.array(lean)  # of every group
         at = np.round((middle - np.array(window.extent[::-1]) / 2 - origin) / step)
         spare = np.array(region.shape[::-1]) - np.array(window.shape[::-1])
         whole = np.abs(np.array((width, height)) - np.array(plan.box)) < 1e-6  # windows may hang over its edge
@@ -130,6 +134,16 @@ def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | Non
             return None
         period.append(float(box[axis] / found[0]))
     return period[0], period[1]
+
+
+def drift(tilt, depth: float) -> tuple[tuple[float, float], float]:
+    """How far (x, y) Å the middle of a tilted beam's way lies from where it enters, and how much wider a window must
+    be for it. tilt: (2,) or (rows, cols, 2) mrad; what is traced counts as none, so that a window must be given."""
+    if is_traced(tilt):
+        return (0.0, 0.0), 0.0
+    way = depth * np.tan(np.asarray(tilt, float).reshape(-1, 2) * 1e-3)  # columns lean to −x: the beam meets +x
+    mean = way.mean(0)
+    return (float(mean[0]) / 2, float(mean[1]) / 2), float((np.abs(mean) + 2 * np.abs(way - mean).max(0)).max())
 
 
 def window_size(probe: Probe, depth: float) -> float:

@@ -10,7 +10,7 @@ from ferrojax.crystal import Atoms
 from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.grid import Grid
 from ferrojax.interop import abtem
-from ferrojax.multislice import band, exit_wave, multislice, plan_slices, propagator, slab, slice_tables
+from ferrojax.multislice import band, exit_wave, is_partial, multislice, plan_slices, propagator, slab, slice_tables
 from ferrojax.optics import PlaneWave, Probe, probe_spectrum
 
 EXIT_WAVE, CBED = "exit wave", "CBED"
@@ -66,14 +66,23 @@ def with_ferrojax(experiment: Experiment, transmission: str) -> dict[str, np.nda
 
 def _pattern(e: Experiment, transmission: str) -> np.ndarray:
     plan = plan_slices(e.atoms, e.slice_thickness)
-    tables = slice_tables(plan.elements, e.grid, e.probe.energy, transmission, parametrization=e.parametrization)
+    tables = slice_tables(
+        plan.elements,
+        e.grid,
+        e.probe.energy,
+        transmission,
+        parametrization=e.parametrization,
+        partial=is_partial(e.atoms),
+    )
     limit = e.grid.band_limit(*band(transmission)[:2])
     kernel = propagator(e.grid, e.probe.energy, plan.slice_thickness, jnp.asarray(e.tilt), limit)
     ky, kx = e.grid.frequencies
     x, y = e.cbed_position
     ramp = np.exp(-2j * np.pi * (kx[None] * x + ky[:, None] * y))
     psi = jnp.fft.ifft2(probe_spectrum(e.probe, e.grid) * jnp.asarray(ramp), norm="ortho")[None]
-    wave = multislice(psi, slab(e.atoms.position, e.atoms.occupancy, plan, tables), kernel, lambda p, _: p)[-1, 0]
+    wave = multislice(
+        psi, slab(*plan.merged(e.atoms.position, e.atoms.occupancy), plan, tables), kernel, lambda p, _: p
+    )[-1, 0]
     return np.fft.fftshift(np.abs(np.fft.fft2(wave, norm="ortho")) ** 2)
 
 
@@ -115,7 +124,7 @@ def clear_of_slice_edges(atoms: Atoms, slice_thickness: float) -> Atoms:
     """
     plan = plan_slices(atoms, slice_thickness)
     index, present = np.asarray(plan.index), np.asarray(plan.present) > 0
-    position = np.asarray(atoms.position, float)
+    position = np.array(atoms.position, float)
     top = np.broadcast_to(np.arange(len(index))[:, None, None], index.shape)[present] * plan.slice_thickness
     near, far = top + 0.1 * plan.slice_thickness, top + 0.9 * plan.slice_thickness
     position[index[present], 2] = np.clip(position[index[present], 2], near, far)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ferrojax.checks import real_number
 from ferrojax.crystal import Atoms
-from ferrojax.detection import Detector, Scan, plan_simulation, simulate
+from ferrojax.detection import CentreOfMass, Detector, Scan, plan_simulation, simulate
 from ferrojax.errors import InputError
 from ferrojax.image import DiffractionScan, Image
 from ferrojax.optics import Probe
@@ -54,16 +54,19 @@ def simulate_to_zarr(
     blocks = list(_blocks(scan.shape, edge))
     mark = _mark((atoms, probe, scan, dict(detectors), arguments, edge, standard_errors))
     store = _opened(target, mark, len(blocks))
-    written = store["written"]
-    for number, (row, col) in enumerate(blocks):
-        if not int(np.asarray(written[number])):
-            out = simulate(atoms, probe, _part(scan, row, col, edge), detectors, **arguments)
-            for name, result in out.items():
-                _write(store, name, result, scan.shape, (row, col), edge, standard_errors)
-            written[number] = 1  # last, so that what says it is written is
-        on_progress(number + 1, len(blocks))
-    del store["written"]
-    store.attrs.update({"probe_energy_eV": probe.energy, "scan_shape": list(scan.shape)})
+    if "written" in store:  # else all is, and the move was not made
+        written = store["written"]
+        for number, (row, col) in enumerate(blocks):
+            if not int(np.asarray(written[number])):
+                given = _arguments(arguments, scan.shape, row, col, edge)
+                out = simulate(atoms, probe, _part(scan, row, col, edge), detectors, **given)
+                for name, result in out.items():
+                    unit = "mrad" if isinstance(detectors[name], CentreOfMass) else "fraction of the beam"
+                    _write(store, name, result, unit, scan.shape, (row, col), edge, standard_errors)
+                written[number] = 1  # last, so that what says it is written is
+            on_progress(number + 1, len(blocks))
+        store.attrs.update({"probe_energy_eV": probe.energy, "scan_shape": list(scan.shape)})
+        del store["written"]
     _partial(target).rename(target)
     return target
 
@@ -74,7 +77,8 @@ def _block_edge(memory: float, asked: tuple, arguments: dict[str, Any]) -> tuple
     plan = None
     for edge in EDGES:
         shape = (min(edge, scan.shape[0]), min(edge, scan.shape[1]))
-        plan = plan_simulation(atoms, probe, _part(scan, 0, 0, shape), detectors, **arguments)
+        given = _arguments(arguments, scan.shape, 0, 0, shape)
+        plan = plan_simulation(atoms, probe, _part(scan, 0, 0, shape), detectors, **given)
         if sum(plan.memory.values()) <= memory * GIB:
             return shape
     needed = sum(plan.memory.values()) / GIB if plan is not None else 0.0
@@ -94,6 +98,16 @@ def _part(scan: Scan, row: int, col: int, shape: tuple[int, int]) -> Scan:
     step = (end - start) / np.array(scan.shape[::-1])
     first = start + step * (col, row)
     return Scan.grid(first, first + step * shape[::-1], shape)
+
+
+def _arguments(
+    arguments: dict[str, Any], scan: tuple[int, int], row: int, col: int, shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Those of a block: a tilt for every position of the scan is cut as the scan is."""
+    tilt = arguments.get("tilt", (0.0, 0.0))
+    if np.shape(tilt) != (*scan, 2):
+        return arguments
+    return arguments | {"tilt": np.asarray(tilt)[row : row + shape[0], col : col + shape[1]]}
 
 
 def _mark(request: Any) -> str:
@@ -119,8 +133,11 @@ def _opened(target: Path, mark: str, blocks: int) -> Any:
     try:
         if partial.exists():
             store = zarr.open_group(partial, mode="r+")
-            if store.attrs.get("request") == mark and "written" in store:
+            if store.attrs.get("request") == mark:
                 return store
+            if not len(store.attrs) and set(store.array_keys()) <= {"written"}:  # stopped before it was begun
+                shutil.rmtree(partial)
+                return _opened(target, mark, blocks)
             remedy = f"remove {partial.name}, or write elsewhere"
             raise InputError("path", str(partial), "holds a half-written simulation of another request", remedy)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,13 +148,13 @@ def _opened(target: Path, mark: str, blocks: int) -> Any:
         shutil.rmtree(partial, ignore_errors=True)
         remedy = "choose a folder that you can write to"
         raise InputError("path", str(target), f"cannot be written: {error}", remedy) from error
-    store.attrs["request"] = mark
     store.create_array("written", shape=(blocks,), chunks=(1,), dtype="uint8", fill_value=0)
+    store.attrs["request"] = mark
     return store
 
 
 def _write(
-    store: Any, name: str, result: Image | DiffractionScan, scan: tuple[int, int], first: tuple[int, int],
+    store: Any, name: str, result: Image | DiffractionScan, unit: str, scan: tuple[int, int], first: tuple[int, int],
     edge: tuple[int, int], errors: bool,
 ) -> None:  # fmt: skip
     """One block of one detector: its array is made with the first."""
@@ -151,15 +168,15 @@ def _write(
             shape, chunks = list(data.shape), list(data.shape)
             shape[axis : axis + 2], chunks[axis : axis + 2] = scan, edge
             array = store.create_array(key, shape=tuple(shape), chunks=tuple(chunks), dtype="float32")
-            array.attrs.update(_attributes(result))
+            array.attrs.update(_attributes(result, unit))
         where = [slice(None)] * data.ndim
         for i in (0, 1):
             where[axis + i] = slice(first[i], first[i] + edge[i])
         store[key][tuple(where)] = data
 
 
-def _attributes(result: Image | DiffractionScan) -> dict[str, Any]:
-    found: dict[str, Any] = {"sampling_A": np.asarray(result.sampling, float).tolist(), "unit": "fraction of the beam"}
+def _attributes(result: Image | DiffractionScan, unit: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"sampling_A": np.asarray(result.sampling, float).tolist(), "unit": unit}
     if isinstance(result, DiffractionScan):
         found["angular_sampling_mrad"] = np.asarray(result.angular_sampling, float).tolist()
     if result.thickness is not None:

@@ -17,17 +17,16 @@ from ferrojax.grid import Grid
 from ferrojax.multislice.slices import SlicePlan, plan_slices
 from ferrojax.multislice.transmission import SliceTables, band, slice_tables, slice_transmission
 from ferrojax.optics import PlaneWave
+from ferrojax.products import EXACT
 
 Read = Callable[[Complex[Array, "batch rows cols"], Float[Array, "batch edges"]], Any]
 Watch = Callable[[Complex[Array, "batch rows cols"], Any], Any]
-EXACT = jax.lax.Precision.HIGHEST
-"""Of matrix products: GPUs would round the factors to 10 bits."""
 BLOCK = 16
 """Slices between the waves that reverse mode keeps: near the square root of the usual number of slices."""
 
 
 def propagator(
-    grid: Grid, energy: float, distance: float, tilt: Float[Array, "*batch 2"], limit: np.ndarray
+    grid: Grid, energy: float, distance: float, tilt: Float[Array, "*batch 2"], limit: np.ndarray | Array
 ) -> Complex[Array, "*batch rows cols"]:
     """exp(−iπλΔz k²)·exp(−2πiΔz(kx tan tx + ky tan ty)) within the band limit; tilt (x, y) in mrad."""
     fresnel = np.exp(-1j * np.pi * wavelength(energy) * distance * grid.k**2) * limit
@@ -217,9 +216,14 @@ def exit_wave(
         tables = slice_tables(
             plan.elements, grid, illumination.energy, transmission, parametrization=parametrization, partial=partial
         )
-    limit = grid.band_limit(*band(transmission)[:2])
-    kernel = propagator(grid, illumination.energy, plan.slice_thickness, jnp.asarray(tilt), limit)
+        limit = grid.band_limit(*band(transmission)[:2])
+    ramp = jnp.asarray(tilt, jnp.result_type(float))
+    return _exit_wave(*plan.merged(atoms.position, atoms.occupancy), ramp, plan, tables, grid, limit, illumination)
+
+
+@eqx.filter_jit
+def _exit_wave(position, occupancy, tilt, plan, tables, grid, limit, illumination) -> Complex[Array, "rows cols"]:
+    """As one program, so that a second call with other atoms compiles nothing."""
+    kernel = propagator(grid, illumination.energy, plan.slice_thickness, tilt, limit)
     psi = jnp.ones((1, *grid.shape), kernel.dtype)
-    medium = slab(*plan.merged(atoms.position, atoms.occupancy), plan, tables)
-    waves = multislice(psi, medium, kernel, lambda psi, _: psi)
-    return waves[-1, 0]
+    return multislice(psi, slab(position, occupancy, plan, tables), kernel, lambda psi, _: psi)[-1, 0]

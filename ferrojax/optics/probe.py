@@ -65,8 +65,8 @@ class Probe(eqx.Module):
         self.semiangle = _within("semiangle", semiangle, _SEMIANGLE, "mrad", *SEMIANGLE)
         self.source_size = _within("source_size", source_size, _SOURCE, "Å", 0.0, SOURCE_SIZE, (2,))
         self.focal_spread = _within("focal_spread", focal_spread, _SPREAD, "Å", 0.0, FOCAL_SPREAD)
-        self.defocus = _array(defocus)
-        self.aberrations = {name: _array(value) for name, value in aberrations.items()}
+        self.defocus = _finite("defocus", defocus)
+        self.aberrations = {name: _finite(name, value) for name, value in aberrations.items()}
         widest = np.inf if is_traced(self.semiangle) else 2 * float(self.semiangle)
         remedy = "give the width in mrad of the soft edge, 0 for a hard one, at most twice the semi-angle"
         self.edge = real_number("edge", edge, remedy, unit="mrad", low=0.0, high=widest)
@@ -118,6 +118,14 @@ def _within(
     known = jax.lax.stop_gradient(array)
     outside = ~((known >= low) & (known <= high))  # NaN too
     return eqx.error_if(array, outside, f"{field}: must lie between {low:g} and {high:g} {unit}; {remedy}")
+
+
+def _finite(field: str, value: Any) -> Array:
+    """One number; where it is traced, NaN and infinity are refused as the program runs."""
+    array = _array(value)
+    if not is_traced(array):
+        return array
+    return eqx.error_if(array, ~jnp.isfinite(jax.lax.stop_gradient(array)), f"{field}: must be finite")
 
 
 def _check_lengths(defocus: Any, aberrations: Any) -> None:

@@ -18,11 +18,13 @@ from ferrojax.polarization.structure import (
     corner_bonds,
     ligand_bonds,
 )
+from ferrojax.products import exact
 
 NEUTRAL = 1e-3
 """e; a cell whose shared charges sum to more has a polarization that depends on the origin."""
 
 
+@exact
 def born_polarization(crystal: Crystal, shift: Float[Array, "*batch sites 3"]) -> Float[Array, "*batch 3"]:
     """P = e/V Σ_i Z*_i u_i in C/m² from the shift of every site (Å, Cartesian axes of the cell).
 
@@ -34,6 +36,7 @@ def born_polarization(crystal: Crystal, shift: Float[Array, "*batch sites 3"]) -
     return POLARIZATION_UNIT / volume * jnp.einsum("s,sij,...sj->...i", crystal.occupancy, crystal.born_charge, shift)
 
 
+@exact
 def polarization_from_displacement(
     crystal: Crystal, displacement: Float[Array, "*batch 3"]
 ) -> Float[Array, "*batch 3"]:
@@ -45,6 +48,7 @@ def polarization_from_displacement(
     return displacement @ polarization_response(crystal).tensor.T
 
 
+@exact
 def plane_response(
     crystal: Crystal, axes: Float[np.ndarray, "2 3"], rotation: Float[Array, "2 2"]
 ) -> Float[Array, "2 2"] | None:
@@ -60,6 +64,7 @@ def plane_response(
     return rotation @ columns.T @ rotation.T
 
 
+@exact
 @jax.jit
 def polarization_covariance(
     response: Float[AnyArray, "d d"],
@@ -108,6 +113,7 @@ def is_perovskite(crystal: Crystal) -> bool:
     return sorted(crystal.label[i] for i in first) == ["A", "B", "O", "O", "O"]
 
 
+@exact
 def cell_polarization(
     position: Float[AnyArray, "atoms 3"],
     cell: Float[AnyArray, "3 3"],

@@ -10,6 +10,7 @@ from ferrojax.columns import SITES, Columns
 from ferrojax.errors import InputError
 from ferrojax.polarization.lattice import LocalLattice, local_lattice
 from ferrojax.polarization.map import PolarizationMap
+from ferrojax.products import exact
 
 
 class ColumnGrid(NamedTuple):
@@ -47,6 +48,7 @@ def column_grid(
     )
 
 
+@exact
 def map_lattice(pmap: PolarizationMap, site: Literal["A", "B"] = "A") -> LocalLattice:
     """Local lattice vectors of every cell of a map, on the map's grid.
 
@@ -61,6 +63,7 @@ def map_lattice(pmap: PolarizationMap, site: Literal["A", "B"] = "A") -> LocalLa
     return local_lattice(*grid, stencil="plaquette" if site == "A" else "cross")
 
 
+@exact
 def crystal_lattice(pmap: PolarizationMap) -> Float[Array, "2 2"]:
     """The crystal's projected lattice vectors in image axes, rows, Å: the reference for `strain`."""
     return pmap.calibration.lattice_px @ pmap.calibration.affine.T

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ferrojax.products import exact
 
+
+@exact
 @jax.jit
 def displacement_operator(
     a_position: Float[Array, "*batch k 2"],

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from ferrojax.errors import InputError
 from ferrojax.polarization.structure import AnyArray
+from ferrojax.products import exact
 
 PLAQUETTE = np.array([[-0.5, 0.5, -0.5, 0.5], [-0.5, -0.5, 0.5, 0.5]])
 CROSS = np.array([[-0.5, 0.5, 0.0, 0.0], [0.0, 0.0, -0.5, 0.5]])
@@ -42,6 +43,7 @@ class Strain(eqx.Module):
     covariance: Float[Array, "*batch 4 4"]
 
 
+@exact
 def local_lattice(
     position: Float[AnyArray, "ny nx 2"],
     covariance: Float[AnyArray, "ny nx 2 2"],
@@ -58,6 +60,7 @@ def local_lattice(
     return _local_lattice(jnp.asarray(position), jnp.asarray(covariance), jnp.asarray(valid), stencil == "cross")
 
 
+@exact
 @eqx.filter_jit
 def _local_lattice(position: Array, covariance: Array, valid: Array, cross: bool) -> LocalLattice:
     weight = jnp.asarray(CROSS if cross else PLAQUETTE, position.dtype)
@@ -84,6 +87,7 @@ def _cross(grid: Array, fill) -> list[Array]:
     return [wide[1:-1, :-2], wide[1:-1, 2:], wide[:-2, 1:-1], wide[2:, 1:-1]]
 
 
+@exact
 def propagate(
     function: Callable[[Array], Array], value: Float[Array, "*batch n"], covariance: Float[Array, "*batch n n"]
 ) -> tuple[Float[Array, "*batch m"], Float[Array, "*batch m m"]]:
@@ -97,12 +101,14 @@ def propagate(
     return result.reshape(*batch, m), spread.reshape(*batch, m, m)
 
 
+@exact
 @eqx.filter_jit
 def lattice_lengths(lattice: LocalLattice) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch 2 2"]]:
     """Lengths of the two vectors (Å) and their covariance (Å²)."""
     return _derived(lattice, lambda v: jnp.linalg.norm(v.reshape(2, 2), axis=1))
 
 
+@exact
 @eqx.filter_jit
 def lattice_angle(lattice: LocalLattice) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Angle between the two vectors and its variance (degrees, degrees²)."""
@@ -114,6 +120,7 @@ def lattice_angle(lattice: LocalLattice) -> tuple[Float[Array, "*batch"], Float[
     return _scalar(lattice, angle)
 
 
+@exact
 @eqx.filter_jit
 def tetragonality(lattice: LocalLattice, long_axis: int = 1) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """c/a, the length of vector `long_axis` (0 or 1) over the other's, and its variance.
@@ -128,6 +135,7 @@ def tetragonality(lattice: LocalLattice, long_axis: int = 1) -> tuple[Float[Arra
     return _scalar(lattice, ratio)
 
 
+@exact
 @eqx.filter_jit
 def strain(lattice: LocalLattice, reference: Float[AnyArray, "2 2"]) -> Strain:
     """Strain and rotation of every cell against a reference cell, exact for large ones.
@@ -148,6 +156,7 @@ def strain(lattice: LocalLattice, reference: Float[AnyArray, "2 2"]) -> Strain:
     return Strain(value[..., :3], value[..., 3], covariance)
 
 
+@exact
 def mean_lattice(lattice: LocalLattice, region: Bool[AnyArray, "*batch"] | None = None) -> Float[Array, "2 2"]:
     """Mean lattice vectors (Å) of the valid cells, of a region if one is given."""
     chosen = lattice.valid if region is None else lattice.valid & jnp.asarray(region)

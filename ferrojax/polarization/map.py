@@ -20,6 +20,7 @@ from ferrojax.image import Image
 from ferrojax.polarization.bootstrap import block_bootstrap
 from ferrojax.polarization.born import plane_response, polarization_covariance
 from ferrojax.polarization.displacement import displacement_operator
+from ferrojax.products import exact
 
 MIN_CELLS = 12
 _ASTRAY = 0.5
@@ -146,6 +147,7 @@ def _check_fitted(columns: Columns) -> None:
         )
 
 
+@exact
 def map_from_columns(
     columns: Columns, crystal: Crystal, motif: Motif, provenance: tuple[tuple[str, str], ...] = ()
 ) -> PolarizationMap:

@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ferrojax.polarization.structure import AnyArray, PerovskiteCells, ligand_bonds
+from ferrojax.products import exact
 
 
+@exact
 def octahedral_tilt(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 3"]:
@@ -22,6 +24,7 @@ def octahedral_tilt(
     return jnp.degrees(jnp.arctan2(across, along))
 
 
+@exact
 def octahedral_rotation(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 3"]:
@@ -47,6 +50,7 @@ def _diagonals(position, cell, cells: PerovskiteCells) -> Float[Array, "n 3 3"]:
     return jnp.where(cells.complete[:, None, None], bond[:, 1::2] - bond[:, ::2], jnp.nan)
 
 
+@exact
 @jax.jit
 def projected_rotation(
     pair: Float[AnyArray, "*batch k 2 2"],

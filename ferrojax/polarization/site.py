@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from ferrojax.errors import InputError
 from ferrojax.polarization.structure import AnyArray
+from ferrojax.products import exact
 
 MIN_NEIGHBOURS = 5
 """Sites that a local plane must rest on: two more than it has parameters."""
@@ -26,6 +27,7 @@ class AffineLattice(eqx.Module):
     covariance: Float[Array, "3 3 2 2"]
 
 
+@exact
 @jax.jit
 def fit_lattice(
     position: Float[AnyArray, "*batch 2"],
@@ -46,6 +48,7 @@ def fit_lattice(
     return AffineLattice(rows.T @ place, jnp.einsum("nk,nl,nij->klij", rows, rows, spread))
 
 
+@exact
 @jax.jit
 def lattice_displacement(
     position: Float[AnyArray, "*batch 2"],
@@ -67,6 +70,7 @@ def _design(index: Float[Array, "*batch 2"]) -> Float[Array, "*batch 3"]:
     return jnp.concatenate([jnp.ones((*index.shape[:-1], 1), index.dtype), index], -1)
 
 
+@exact
 def site_displacement(
     position: Float[AnyArray, "ny nx 2"],
     covariance: Float[AnyArray, "ny nx 2 2"],
@@ -85,6 +89,7 @@ def site_displacement(
     return _from_all(position, covariance, valid) if radius is None else _from_near(position, covariance, valid, radius)
 
 
+@exact
 @jax.jit
 def _from_all(position: Array, covariance: Array, valid: Array) -> tuple[Array, Array]:
     """With the hat matrix H: d = (1 − H) r, so cov(d_s) = (1 − 2 H_ss) C_s + Σ_k H_sk² C_k."""
@@ -103,6 +108,7 @@ def _from_all(position: Array, covariance: Array, valid: Array) -> tuple[Array, 
     return jnp.where(enough[..., None], displacement, jnp.nan), jnp.where(enough[..., None, None], spread, jnp.nan)
 
 
+@exact
 @eqx.filter_jit
 def _from_near(position: Array, covariance: Array, valid: Array, radius: int) -> tuple[Array, Array]:
     steps = [s for s in itertools.product(range(-radius, radius + 1), repeat=2) if s != (0, 0)]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ferrojax.errors import InputError
+from ferrojax.products import exact
 
 AnyArray = Array | np.ndarray
 REACH = 7.5
@@ -205,6 +206,7 @@ def _next_cells(shell: _Shell, axes: np.ndarray) -> np.ndarray:
     return straight & (distance < _SHELL * np.median(placed.distance))
 
 
+@exact
 @jax.jit
 def _bonds(
     position: Float[AnyArray, "atoms 3"],
@@ -217,6 +219,7 @@ def _bonds(
     return position[neighbour] - position[centre][:, None] + image @ cell
 
 
+@exact
 def corner_bonds(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 8 3"]:
@@ -224,6 +227,7 @@ def corner_bonds(
     return _bonds(position, cell, cells.b, cells.a, cells.a_image)
 
 
+@exact
 def ligand_bonds(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 6 3"]:
@@ -235,6 +239,7 @@ CORNER_SIGN = np.array(list(itertools.product((-1, 1), repeat=3)))
 """(8, 3), the corners of `PerovskiteCells`."""
 
 
+@exact
 def cell_vectors(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 3 3"]:
@@ -246,6 +251,7 @@ def cell_vectors(
     return jnp.where(cells.complete[:, None, None], vectors, jnp.nan)
 
 
+@exact
 def cell_displacement(
     position: Float[AnyArray, "atoms 3"], cell: Float[AnyArray, "3 3"], cells: PerovskiteCells
 ) -> Float[Array, "n 3"]:

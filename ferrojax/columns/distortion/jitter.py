@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Int
 from scipy import ndimage, sparse
 from scipy.spatial import KDTree
 
+from ferrojax.products import exact
+
 _STENCIL = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0  # first derivative, error in the fourth order
 _REACH = 3.0  # rms radii of a column over which lines count
 _FLOOR = 1e-2  # of the strongest line's weight: weaker lines show no columns
@@ -93,6 +95,7 @@ def rendered_columns(columns: ColumnShape, shape: tuple[int, int], half: int) ->
     return canvas[pad:-pad, pad:-pad]
 
 
+@exact
 def common_misfit(
     residual: Float[np.ndarray, "rows cols"], columns: ColumnShape, group: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "rows cols"]:
@@ -196,6 +199,7 @@ def line_weights(
     return both / np.maximum(both.sum(-1, keepdims=True), 1e-300)
 
 
+@exact
 def estimate_jitter(
     data: Float[np.ndarray, "rows cols"],
     model: Float[np.ndarray, "rows cols"],

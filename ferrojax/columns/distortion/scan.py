@@ -24,6 +24,7 @@ from ferrojax.columns.distortion.jitter import (
 from ferrojax.columns.distortion.smoothing import LineValues, likeliest, smoothed
 from ferrojax.errors import InputError
 from ferrojax.image import Image
+from ferrojax.products import exact
 
 CAVEAT = (
     "Drift is what all columns of a scan line share. A real strain gradient across the lines does the same and cannot "
@@ -247,6 +248,7 @@ def _line_means(deviation: np.ndarray, variance: np.ndarray, line: np.ndarray, c
     return LineValues(value, weight)
 
 
+@exact
 def corrected_positions(
     position_px: Float[Array, "n 2"], shift: Float[Array, "rows 2"], width_px: Float[Array, " n"] | None = None
 ) -> Float[Array, "n 2"]:

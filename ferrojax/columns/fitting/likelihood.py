@@ -23,6 +23,7 @@ from ferrojax.columns.fitting.fisher import (
 from ferrojax.columns.fitting.model import HALO, ImageModel, Parameters, quadratic, window_pixels
 from ferrojax.columns.fitting.noise import FittedNoise, Noise, estimate_noise
 from ferrojax.columns.fitting.prior import Prior, ShapePrior, known_beforehand
+from ferrojax.products import exact
 
 _SPREADS = (1e-2,)
 """Spread of the shapes in the first round: all that is sought then is what a group has in common."""
@@ -143,6 +144,7 @@ def _level_noise(sd, dtype) -> FittedNoise:
     return FittedNoise(*(jnp.asarray(v, dtype) for v in (sd**2 + 1e-30, 0.0, 0.0)))
 
 
+@exact
 @eqx.filter_jit
 def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tuple[FittedNoise, Float[Array, ""]]:
     """The noise as a round's residuals show it, and how much (log, mean size) the one that it used is off."""
@@ -151,6 +153,7 @@ def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tu
     return found, (at.seen * jnp.abs(ratio)).sum() / at.seen.sum()
 
 
+@exact
 @eqx.filter_jit
 def _finished(model: ImageModel, p: Parameters, image, normal: Normal, noises: tuple[Noise, Noise]):
     """Background, variance, covariance: the Fisher matrix is for the first of the noises, the answer for the other."""
@@ -179,6 +182,7 @@ def _with_halo(model: ImageModel, scene: _Scene, p: Parameters, image, noise: No
     return eqx.tree_at(lambda m: m.halo, model, halo), p, image, halo[0] - before[0]
 
 
+@exact
 @eqx.filter_jit
 def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Parameters, image, noise: Noise, prior):
     data = scene.data
@@ -210,6 +214,7 @@ def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Pa
     return jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), tried, first)[1:4]
 
 
+@exact
 @eqx.filter_jit
 def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping) -> _Round:
     """Steps with one Fisher matrix."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from ferrojax.errors import InputError
+from ferrojax.products import exact
 
 _FAINTEST = 1e-3
 """Of the brightest expected intensity: a weight 1/variance stays finite where nothing is expected."""
@@ -82,6 +83,7 @@ def _number(field: str, value, positive: bool = False) -> Array:
     return value
 
 
+@exact
 @jax.jit
 def estimate_noise(
     data: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
