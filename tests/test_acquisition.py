@@ -1,5 +1,7 @@
 """Scan geometry, blur and counts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from ferrojax.acquisition import ScanGeometry, blurred, expose, record, scan_pos
 from ferrojax.errors import InputError
 
 BOX = (8.0, 8.0)
+SEED: Any = 7
 
 
 def geometry(**change):
@@ -90,14 +93,14 @@ def test_counts_have_poisson_mean_and_variance(wave):
         ("background: must be not negative", lambda key, image: expose(key, image, 10.0, -0.1)),
         ("image: has no intensity", lambda key, image: expose(key, -image, 10.0)),
         ("image: must be finite", lambda key, image: expose(key, image * np.nan, 10.0)),
-        (r"key: is no random key .*jax.random.key\(0\)", lambda key, image: expose(7, image, 10.0)),
+        (r"key: is no random key .*jax.random.key\(0\)", lambda key, image: expose(SEED, image, 10.0)),
         ("sampling: must be positive", lambda key, image: ScanGeometry((4, 4), (0.1, 0.0))),
         ("shape: must be a whole number", lambda key, image: ScanGeometry((4, 4.5), (0.1, 0.1))),
         ("rotation: must be at most 6.28.*30° is 0.52", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 30.0)),
         ("jitter: must be not negative", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 0.0, -1.0)),
         ("drift: needs 2 numbers", lambda key, image: ScanGeometry((4, 4), (0.1, 0.1), 0.0, 0.0, 0.1)),
-        ("box: must be positive", lambda key, image: blurred(image, (4.0, -4.0), np.zeros(2))),
-        ("sigma: must be not negative", lambda key, image: blurred(image, (4.0, 4.0), np.array([0.1, -0.1]))),
+        ("box: must be positive", lambda key, image: blurred(image, (4.0, -4.0), jnp.zeros(2))),
+        ("sigma: must be not negative", lambda key, image: blurred(image, (4.0, 4.0), jnp.array([0.1, -0.1]))),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -27,6 +27,7 @@ from ferrojax.optics import PlaneWave, Probe
 from ferrojax.optics.probe import probe_spectrum
 
 NAN, INF = np.nan, np.inf
+WORDS: Any = (4.0, 4.0, "fine")
 
 
 def refused(match: str, build) -> None:
@@ -399,7 +400,7 @@ def test_phase_contrast_that_cannot_be_meant_is_refused(match, build):
         ("width.*positive", lambda: Grid.for_box(-4.0, 4.0, 0.1)),
         ("height.*finite", lambda: Grid.for_box(4.0, NAN, 0.1)),
         ("sampling.*positive", lambda: Grid.for_box(4.0, 4.0, 0.0)),
-        ("sampling.*real numbers", lambda: Grid.for_box(4.0, 4.0, "fine")),
+        ("sampling.*real numbers", lambda: Grid.for_box(*WORDS)),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
