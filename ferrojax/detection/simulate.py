@@ -68,7 +68,7 @@ def simulate(
 
     Returns name -> Image (DiffractionScan for a PixelatedDetector), .data (rows, cols) or, with `thicknesses` (Å),
     (thickness, rows, cols), as a fraction of the incident beam; .thickness, the depths (Å) of the slice edges where
-    they were read; .standard_error over thermal configurations where there are at least two.
+    they were read; .standard_error over thermal configurations where at least two draws are independent.
 
     thermal: None (at rest), FrozenPhonons(n, seed) or FastThermal(n, seed); each configuration also draws who sits on
     partly occupied sites. Without one, and where occupancies are traced, their phases are weighted instead.
@@ -76,9 +76,10 @@ def simulate(
     (rows, cols, 2), one a position. devices: share the work (None: all local ones). Numerical settings, each with a
     good default (`Numerics`): sampling, slice_thickness, transmission, parametrization, window, route, batch.
 
-    Every probe sees `window` Å of specimen around it ("auto": for an error of about 0.5 %, 1.2 % for a ring that
-    starts at the bright disc's edge); a smaller box is repeated. With window=None, and on a Grid given as sampling, the
-    periodic box is computed as it stands.
+    Every probe sees `window` Å of specimen around it; "auto": for an error of about 0.5 % in 20 nm of crystal, 1.2 %
+    for a ring that starts at the bright disc's edge, 2 % in one cell and 10 % in a disordered layer of 2 Å (give more
+    there), wider by the way of a tilted beam, of a traced tilt not. A smaller box is repeated. With window=None, and on
+    a Grid given as sampling, the periodic box is computed as it stands.
     Windows average two grids of frequencies: thermal configurations take them in turn where their number is even,
     else each is run on both.
 
