@@ -13,7 +13,7 @@ from ferrojax.detection import AnnularDetector, CentreOfMass, Scan, at_thickness
 from ferrojax.multislice import FastThermal, FrozenPhonons, SlicePlan, plan_slices
 from ferrojax.optics import Probe
 
-DETECTORS = {"haadf": AnnularDetector(40, 75, 5.0), "abf": AnnularDetector(11, 24, 2.0), "com": CentreOfMass(30.0)}
+DETECTORS = {"haadf": AnnularDetector(40, 70, 5.0), "abf": AnnularDetector(11, 24, 2.0), "com": CentreOfMass(30.0)}
 PLANES = [2.0, 4.0, 6.0, 8.0]
 STEPS = {
     "position": 1e-4, "occupancy": 1e-4, "thermal_rms": 1e-4, "tilt": 1e-2, "defocus": 3e-2, "C12": 3e-2,

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "plan of something": (r"plan: is no SlicePlan", {"plan": 3}),
     "unknown option": (r"samplng: is no argument.*sampling", {"samplng": 0.1}),
     "sampling in pm": (r"sampling: .*at most 1, in Å", {"sampling": 5.0}),
-    "sampling of words": (r"sampling: is no real number", {"sampling": "fine"}),
+    "sampling of words": (r"sampling: must be real numbers", {"sampling": "fine"}),
     "slices of NaN": (r"slice_thickness: must be finite", {"slice_thickness": np.nan}),
     "thicknesses of one number": (r"thicknesses: must be a list", {"thicknesses": 20.0}),
     "negative thickness": (r"thicknesses: must be positive", {"thicknesses": [-4.0, 8.0]}),
@@ -198,7 +198,8 @@ def test_a_grid_with_swapped_axes_is_refused():
         exit_wave(wide, PlaneWave(200e3), Grid((60, 40), (0.1, 0.1)))
 
 
-def test_exit_wave_takes_a_plane_wave_only(atoms, loose):
+@pytest.mark.usefixtures("unchecked")
+def test_exit_wave_takes_a_plane_wave_only(atoms):
     wrong: Any = PROBE
     with pytest.raises(InputError, match=r"illumination: is no PlaneWave .*simulate"):
         exit_wave(atoms, wrong, Grid((40, 40), (0.1, 0.1)))

@@ -100,7 +100,7 @@ def test_lengths_in_other_units_are_told():
 @pytest.mark.parametrize("counts", [(3,), (3, 3), ((3, 3, 1),), (2, 2, 2.5), (2, 2, True), (2, 2, "1"), (2, 2, NAN)])
 def test_repeating_needs_three_whole_numbers(counts):
     refused("repeats: must be .*whole number", specimen().repeated, *counts)
-    assert specimen().repeated(2.0, 1, np.int64(1)).box == (8.0, 5.0, 6.0)
+    assert specimen().repeated(2, 1, np.int64(1)).box == (8.0, 5.0, 6.0)
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def _copies(job: Job) -> float:
     """Of all signals that are held at a time: runs, their mean, and the spread of configurations (measured)."""
     if job.configurations > 1:
         return 5.0
-    return 3.5 if len(job.offsets) > 1 else 1.7
+    return 3.5 if len(job.offsets) > 1 else 1.5
 
 
 def _seconds(job: Job, plan: RunPlan) -> float:

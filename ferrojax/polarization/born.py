@@ -64,8 +64,8 @@ def plane_response(
     return rotation @ columns.T @ rotation.T
 
 
-@exact
 @jax.jit
+@exact
 def polarization_covariance(
     response: Float[AnyArray, "d d"],
     displacement: Float[AnyArray, "*batch d"],

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 from ferrojax.products import exact
 
 
-@exact
 @jax.jit
+@exact
 def displacement_operator(
     a_position: Float[Array, "*batch k 2"],
     a_covariance: Float[Array, "*batch k 2 2"],

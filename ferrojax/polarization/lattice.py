@@ -60,8 +60,8 @@ def local_lattice(
     return _local_lattice(jnp.asarray(position), jnp.asarray(covariance), jnp.asarray(valid), stencil == "cross")
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _local_lattice(position: Array, covariance: Array, valid: Array, cross: bool) -> LocalLattice:
     weight = jnp.asarray(CROSS if cross else PLAQUETTE, position.dtype)
     around = _cross if cross else _corners
@@ -101,15 +101,15 @@ def propagate(
     return result.reshape(*batch, m), spread.reshape(*batch, m, m)
 
 
-@exact
 @eqx.filter_jit
+@exact
 def lattice_lengths(lattice: LocalLattice) -> tuple[Float[Array, "*batch 2"], Float[Array, "*batch 2 2"]]:
     """Lengths of the two vectors (Å) and their covariance (Å²)."""
     return _derived(lattice, lambda v: jnp.linalg.norm(v.reshape(2, 2), axis=1))
 
 
-@exact
 @eqx.filter_jit
+@exact
 def lattice_angle(lattice: LocalLattice) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Angle between the two vectors and its variance (degrees, degrees²)."""
 
@@ -120,8 +120,8 @@ def lattice_angle(lattice: LocalLattice) -> tuple[Float[Array, "*batch"], Float[
     return _scalar(lattice, angle)
 
 
-@exact
 @eqx.filter_jit
+@exact
 def tetragonality(lattice: LocalLattice, long_axis: int = 1) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """c/a, the length of vector `long_axis` (0 or 1) over the other's, and its variance.
 
@@ -135,8 +135,8 @@ def tetragonality(lattice: LocalLattice, long_axis: int = 1) -> tuple[Float[Arra
     return _scalar(lattice, ratio)
 
 
-@exact
 @eqx.filter_jit
+@exact
 def strain(lattice: LocalLattice, reference: Float[AnyArray, "2 2"]) -> Strain:
     """Strain and rotation of every cell against a reference cell, exact for large ones.
 

@@ -50,8 +50,8 @@ def _diagonals(position, cell, cells: PerovskiteCells) -> Float[Array, "n 3 3"]:
     return jnp.where(cells.complete[:, None, None], bond[:, 1::2] - bond[:, ::2], jnp.nan)
 
 
-@exact
 @jax.jit
+@exact
 def projected_rotation(
     pair: Float[AnyArray, "*batch k 2 2"],
     covariance: Float[AnyArray, "*batch k 2 2 2"],

@@ -27,8 +27,8 @@ class AffineLattice(eqx.Module):
     covariance: Float[Array, "3 3 2 2"]
 
 
-@exact
 @jax.jit
+@exact
 def fit_lattice(
     position: Float[AnyArray, "*batch 2"],
     covariance: Float[AnyArray, "*batch 2 2"],
@@ -48,8 +48,8 @@ def fit_lattice(
     return AffineLattice(rows.T @ place, jnp.einsum("nk,nl,nij->klij", rows, rows, spread))
 
 
-@exact
 @jax.jit
+@exact
 def lattice_displacement(
     position: Float[AnyArray, "*batch 2"],
     covariance: Float[AnyArray, "*batch 2 2"],
@@ -89,8 +89,8 @@ def site_displacement(
     return _from_all(position, covariance, valid) if radius is None else _from_near(position, covariance, valid, radius)
 
 
-@exact
 @jax.jit
+@exact
 def _from_all(position: Array, covariance: Array, valid: Array) -> tuple[Array, Array]:
     """With the hat matrix H: d = (1 − H) r, so cov(d_s) = (1 − 2 H_ss) C_s + Σ_k H_sk² C_k."""
     rows, cols = valid.shape
@@ -108,8 +108,8 @@ def _from_all(position: Array, covariance: Array, valid: Array) -> tuple[Array, 
     return jnp.where(enough[..., None], displacement, jnp.nan), jnp.where(enough[..., None, None], spread, jnp.nan)
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _from_near(position: Array, covariance: Array, valid: Array, radius: int) -> tuple[Array, Array]:
     steps = [s for s in itertools.product(range(-radius, radius + 1), repeat=2) if s != (0, 0)]
     offset = jnp.asarray(np.array([(i, j) for j, i in steps], float), position.dtype)

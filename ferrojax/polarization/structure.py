@@ -206,8 +206,8 @@ def _next_cells(shell: _Shell, axes: np.ndarray) -> np.ndarray:
     return straight & (distance < _SHELL * np.median(placed.distance))
 
 
-@exact
 @jax.jit
+@exact
 def _bonds(
     position: Float[AnyArray, "atoms 3"],
     cell: Float[AnyArray, "3 3"],

@@ -144,8 +144,8 @@ def _level_noise(sd, dtype) -> FittedNoise:
     return FittedNoise(*(jnp.asarray(v, dtype) for v in (sd**2 + 1e-30, 0.0, 0.0)))
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tuple[FittedNoise, Float[Array, ""]]:
     """The noise as a round's residuals show it, and how much (log, mean size) the one that it used is off."""
     found = estimate_noise(data, at.image, at.seen)
@@ -153,8 +153,8 @@ def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tu
     return found, (at.seen * jnp.abs(ratio)).sum() / at.seen.sum()
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _finished(model: ImageModel, p: Parameters, image, normal: Normal, noises: tuple[Noise, Noise]):
     """Background, variance, covariance: the Fisher matrix is for the first of the noises, the answer for the other."""
     used, variance = (noise.variance(image) for noise in noises)
@@ -182,8 +182,8 @@ def _with_halo(model: ImageModel, scene: _Scene, p: Parameters, image, noise: No
     return eqx.tree_at(lambda m: m.halo, model, halo), p, image, halo[0] - before[0]
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Parameters, image, noise: Noise, prior):
     data = scene.data
     weight = scene.whole / noise.variance(image)
@@ -214,8 +214,8 @@ def _halo_step(model: ImageModel, halo: Float[Array, " n"], scene: _Scene, p: Pa
     return jax.lax.while_loop(lambda s: ~s[-2] & (s[-1] < _STEPS), tried, first)[1:4]
 
 
-@exact
 @eqx.filter_jit
+@exact
 def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior, damping) -> _Round:
     """Steps with one Fisher matrix."""
     data, trusted = scene.data, scene.trusted

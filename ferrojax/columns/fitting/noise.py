@@ -83,8 +83,8 @@ def _number(field: str, value, positive: bool = False) -> Array:
     return value
 
 
-@exact
 @jax.jit
+@exact
 def estimate_noise(
     data: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
 ) -> FittedNoise:
