@@ -15,8 +15,8 @@ import ferrojax
 
 PACKAGE = Path(__file__).parents[1] / "ferrojax"
 ORDER = (
-    "errors devices checks constants products grid image crystal optics multislice detection acquisition columns polarization "
-    "tilt io dataset models training inference report interop cli"
+    "errors devices checks constants products grid image crystal optics multislice detection acquisition columns "
+    "polarization tilt io dataset models training inference report interop cli"
 )
 ROOMS = ORDER.split()
 HEAVY = ("jax", "flax", "abtem", "sklearn", "matplotlib", "dask", "numpy", "scipy", "rsciio")
