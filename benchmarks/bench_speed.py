@@ -18,12 +18,12 @@ from ferrojax.grid import Grid
 from ferrojax.interop.abtem import scan_annular
 from ferrojax.optics import Probe
 
+use_all_cores()  # before JAX starts, so that it shares its work out as abTEM's threads do
 PROBE = Probe(200e3, 21.4)
 DETECTORS = {"haadf": AnnularDetector(60, 170), "abf": AnnularDetector(11, 21.4)}
 
 
 def main(folder) -> None:
-    use_all_cores()  # before JAX starts, so that it shares its work out as abTEM's threads do
     atoms = displaced_supercell(material("PbTiO3"), np.zeros((2, 2, 3)), 50)
     grid = Grid((256, 256), (atoms.box[1] / 256, atoms.box[0] / 256))
     step = atoms.box[2] / 100

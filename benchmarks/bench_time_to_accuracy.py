@@ -23,6 +23,7 @@ from ferrojax.interop.abtem import scan_prism
 from ferrojax.multislice import FastThermal, FrozenPhonons, displaced_positions
 from ferrojax.optics import Probe
 
+use_all_cores()  # before JAX starts, so that it shares its work out as abTEM's threads do
 PROBE = Probe(200e3, 21.4)
 HAADF = AnnularDetector(60, 170)
 DEPTH, PIXELS = 50, 14
@@ -113,7 +114,6 @@ def cheapest(rows: list[dict], worst=max) -> dict | None:
 
 
 def main(folder) -> None:
-    use_all_cores()  # before JAX starts, so that it shares its work out as abTEM's threads do
     reference, noise, took = converged()
     print("converged", noise, took, flush=True)
     mine, other = ours(reference), theirs(reference)
