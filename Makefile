@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 VERSION := -c 'import sys; print("%d%d" % sys.version_info[:2])'
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint setup clean
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test test-all lint setup clean
 
 demo: $(STAMP)
 	$(BIN)/ferrojax demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not study"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ import pytest
 from ferrojax.cli.demo import RESULTS, demo
 from ferrojax.training import Schedule
 
+pytestmark = pytest.mark.study
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

@@ -310,6 +310,7 @@ def behind_one_atom():
             return pattern, np.swapaxes(camera.array, -1, -2), y, x, sectors.array.reshape(3, 4).T
 
 
+@pytest.mark.study
 def test_same_numbers_as_abtem():
     """Camera, moments and sectors by abTEM of the same waves behind one silicon atom."""
     patterns, theirs, y, x, expected = behind_one_atom()

@@ -284,6 +284,7 @@ def test_errors_of_the_width_against_draws():
     assert not np.isfinite(fit_profile(distance[:4], distance[:4], 4.0).width)
 
 
+@pytest.mark.study
 def test_domains_of_a_map():
     """Two ⟨100⟩ domains put on the grid of a real analysis, turned by 15° like its lattice."""
     crystal = material("BaTiO3")
@@ -322,6 +323,7 @@ STRUCTURES = [
 ]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("name", "family", "kind", "characters"), STRUCTURES, ids=lambda v: v.split("/")[-1])
 def test_walls_of_known_structures(reference_data, name, family, kind, characters):
     atoms = ase.io.read(reference_data / f"{name}.vasp")

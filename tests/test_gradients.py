@@ -42,6 +42,7 @@ def derivatives() -> tuple[dict, dict]:
     return single, double
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("case", CASES)
 def test_x64_gradients_equal_finite_differences_to_1e_6(derivatives, case):
     """Of every atom's position, occupancy and rms, tilt, thickness and the optics; forward mode says the same."""
@@ -52,6 +53,7 @@ def test_x64_gradients_equal_finite_differences_to_1e_6(derivatives, case):
         assert found["forward"] == pytest.approx(found["reverse"], rel=1e-9), name
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("case", CASES)
 def test_float32_gradients_equal_those_of_x64_to_1e_3(derivatives, case):
     single, double = (run[case] for run in derivatives)

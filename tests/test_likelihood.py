@@ -69,6 +69,7 @@ def test_without_noise_the_answer_is_exact():
     np.testing.assert_allclose(fit.width, WIDTH, rtol=1e-3)
 
 
+@pytest.mark.study
 def test_neighbours_and_ground_are_fitted_at_once():
     position, kind = columns()
     fit = fit_columns(draw(position, kind, 1e4), started(position), kind, FitSettings(KNOTS, reach=6.0))
@@ -77,6 +78,7 @@ def test_neighbours_and_ground_are_fitted_at_once():
     np.testing.assert_allclose(fit.position[inner], position[inner], atol=1e-4)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("noise", [None, PoissonNoise()])
 def test_errors_are_those_of_the_bound_and_of_the_covariance(noise):
     position, kind = columns()
@@ -118,6 +120,7 @@ def test_one_column_alone_has_the_textbook_variance():
     np.testing.assert_allclose(exact_bound(model, p, PoissonNoise())[0], np.eye(2) * 9 / 1000, rtol=0.03, atol=1e-5)
 
 
+@pytest.mark.study
 def test_the_local_covariance_is_the_exact_one():
     position, _ = columns()
     position = position[within(position, -0.5)]

@@ -44,6 +44,7 @@ def mean_displacement(name: str, shift, oxygen: bool) -> np.ndarray:
     return np.asarray(displacement_statistics(pmap)["mean"]) / 100
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("name", "pulled"), [("PbTiO3", 1.34), ("BaTiO3", 0.71)])
 def test_the_pull_of_oxygen_is_taken_out(name, pulled):
     shift = np.array([0.10, -0.06])

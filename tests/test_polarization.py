@@ -109,6 +109,7 @@ def test_map_is_laid_out_along_the_lattice(phantom):
     np.testing.assert_allclose(along_y, turned(15.0) @ [0.0, 4.0], atol=5e-3)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("name", "zone"), [("SrTiO3", (1, 1, 0)), ("PbTiO3", (1, 0, 0))])
 def test_other_materials_and_zones(name, zone):
     crystal = material(name)
@@ -186,6 +187,7 @@ def test_real_strontium_titanate_is_a_null():
     assert 0.5 < (statistics["standard_error"] / statistics["spread"]).mean() < 2
 
 
+@pytest.mark.study
 def test_whole_strontium_titanate_image_is_a_null(reference_data):
     with np.load(reference_data / "sto110_adf_abf" / "sto110_adf_abf.npz") as archive:
         image = Image(archive["adf"], [10 * float(archive["pixel_size_nm"])] * 2)

@@ -94,6 +94,7 @@ def test_a_wedge_has_its_thickness_in_every_pixel():
         at_thickness(stack, None, wedge[:, :2])
 
 
+@pytest.mark.study
 def test_the_focal_spread_is_summed_finely_enough(atoms):
     """60 Å at 30 mrad against a Gauss–Legendre sum over 60 defoci."""
     spread, alpha = 60.0, 30.0
@@ -117,6 +118,7 @@ def test_fast_thermal_finds_a_grid_that_is_right_for_the_ring(ring):
     assert inside or across
 
 
+@pytest.mark.study
 def test_fast_thermal_is_right_for_a_ring_that_ended_at_its_band_limit():
     cell = displaced_supercell(material("PbTiO3"), np.full((1, 1, 3), [0.1, 0, 0]), 8)
     ring, scan = {"ring": AnnularDetector(60, 110)}, Scan.grid((0, 0), (4, 4), (3, 3))

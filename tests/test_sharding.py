@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.study
+
 ROUTES = ("probes", "tilts", "matrix", "windowed probes", "windowed matrix")
 
 

@@ -31,6 +31,7 @@ def structure(tmp_path):
     return str(path)
 
 
+@pytest.mark.study
 def test_the_engines_agree_on_a_users_structure(structure, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["validate", structure, *QUICK, "--tilt", "5", "-3", "--out", str(out)]) == 0
@@ -201,6 +202,7 @@ def test_patterns_of_different_size_are_compared_round_the_zero_frequency():
     assert turned["exit wave"] < 1e-12
 
 
+@pytest.mark.study
 def test_the_page_on_abtem_says_what_runs(tmp_path, monkeypatch):
     """Every block of docs/abtem.md, in order, in one folder."""
     monkeypatch.chdir(tmp_path)
