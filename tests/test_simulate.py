@@ -260,10 +260,10 @@ def test_second_call_does_not_compile(atoms, route):
     def go(shift, tilt, defocus):
         moved = eqx.tree_at(lambda a: a.position, atoms, atoms.position + shift)
         probe = Probe(200e3, 21.4, defocus)
-        window = "auto" if route == "probes" else None  # thousands of waves
+        how: dict[str, Any] = {"window": "auto" if route == "probes" else None}  # else thousands of waves
         return simulate(
-            moved, probe, HERE, DETECTORS, tilt=tilt, sampling=COARSE, route=route, thicknesses=[8.0, 16.0], window=window
-        )  # fmt: skip
+            moved, probe, HERE, DETECTORS, tilt=tilt, sampling=COARSE, route=route, thicknesses=[8.0, 16.0], **how
+        )
 
     go(0.0, (0.0, 0.0), 0.0)
     go(0.02, (0.5, 0.0), 5.0)
