@@ -22,13 +22,14 @@ second it is rounding of a constant."""
 class Image(eqx.Module):
     """A scanned image, or a stack of them.
 
-    data: (..., rows, cols), leading axes such as thickness first; any intensity unit; integers and half precision
-    become single precision.
+    data: (..., rows, cols), leading axes such as thickness first; any intensity unit and byte order; integers and half
+    precision become single precision.
     sampling: (2,) Å per pixel as (y, x); one value stands for both.
     standard_error: like data, where it is known (frozen phonons), else None.
     name: where it comes from, for messages and reports.
     thickness: Å of specimen behind every simulated image, that of the leading axis where there are several; None: not
     known.
+    Errors: InputError for masked or complex values, and for a contrast that single precision would lose on its offset.
     """
 
     data: Float[Array, "*stack rows cols"]
@@ -116,7 +117,8 @@ def _real(field: str, data: Any) -> Array:
         data = data.data
     array = real_numbers(field, data, "pass intensities: the abs() of a wave, a mask as .astype(float)")
     if isinstance(array, np.ndarray):
-        array = _held(field, array.astype(array.dtype.newbyteorder("="), copy=False))
+        native = np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+        array = _held(field, array.astype(native, copy=False))
     array = jnp.asarray(array)
     single = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
     return array if single else array.astype(jnp.float32)

@@ -1,6 +1,7 @@
 """Reading images: what comes back, and the one clear error that everything else ends in."""
 
 import zipfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from ferrojax.columns import find_columns
 from ferrojax.columns.faulty_pixels import saturated_pixels
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError
-from ferrojax.image import DiffractionScan
+from ferrojax.image import DiffractionScan, Image
 from ferrojax.io import read
 from ferrojax.io.units import angle_factor, length_factor, reciprocal_factor
 from ferrojax.io.vendor import first_that_reads
@@ -58,7 +60,7 @@ def test_units_become_angstrom(tmp_path, unit, size):
     np.testing.assert_allclose(np.asarray(read(path).sampling), 0.2, rtol=1e-6)
 
 
-def write_hspy(path, data, axes, names="yxzt"):
+def write_hspy(path, data, axes, names: Sequence[str] = "yxzt"):
     with h5py.File(path, "w") as file:
         file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
         group = file.create_group("Experiments/scan")
@@ -396,7 +398,7 @@ def test_pattern_in_the_unit_of_pyxem(tmp_path):
     path = tmp_path / "scan.hspy"
     data = rng.poisson(5, (6, 7, 16, 16)).astype(np.uint16)
     axes = [(0.02, "nm"), (0.02, "nm"), (0.1, "$A^{-1}$"), (0.1, "$A^{-1}$")]
-    write_hspy(path, data, axes, names=("y", "x", "ky", "kx"))
+    write_hspy(path, data, axes, names=["y", "x", "ky", "kx"])
     with h5py.File(path, "a") as file:
         file.create_group("Experiments/scan/metadata/Acquisition_instrument/TEM").attrs["beam_energy"] = 200.0
     scan = read(path)
@@ -509,3 +511,34 @@ def test_one_image_in_any_layout(tmp_path, image):
     found = read(save(tmp_path / "scan.npz", image, sampling=(0.2, 0.3)))
     np.testing.assert_allclose(np.asarray(found.data), PICTURE, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(found.sampling), (0.2, 0.3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [">f8", ">f4", ">u2", np.longdouble, np.float16, np.uint8])
+def test_arrays_of_any_kind_are_images(kind):
+    counts = np.arange(12).reshape(3, 4)
+    np.testing.assert_array_equal(np.asarray(Image(counts.astype(kind), 0.2).data), counts)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (1e9 + PICTURE, "varies by too little on its offset.*subtract the offset"),
+        (10**9 + (100 * PICTURE).astype(np.int32), "varies by too little on its offset"),
+        (1e40 * PICTURE, "is beyond single precision.*divide it by its maximum"),
+        (PICTURE + 1j, "must be real numbers"),
+        (np.ma.masked_greater(PICTURE, 0.9), "would lose its mask"),
+    ],
+    ids=["offset", "integers on an offset", "huge", "complex", "masked"],
+)
+def test_arrays_that_are_no_images(data, message):
+    with pytest.raises(InputError, match=message):
+        Image(data, 0.2)
+    assert Image(np.full((3, 4), 1e9), 0.2).data.shape == (3, 4)
+
+
+def test_faint_images(tmp_path):
+    """Scaled where they are read; refused where columns are to be found in them as they are."""
+    found = np.asarray(read(save(tmp_path / "faint.npz", 1e-13 * PICTURE, sampling=0.2)).data)
+    np.testing.assert_allclose(found, PICTURE / PICTURE.max(), rtol=1e-6)
+    with pytest.raises(InputError, match=r"too faint for single precision.*divide it by its maximum"):
+        find_columns(Image(1e-13 * PICTURE, 0.2))

@@ -174,7 +174,7 @@ def _one_sample(signal: Signal, path: Path) -> Signal:
 
     with tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.pages.first
-        kind = page.photometric.name
+        kind = tifffile.PHOTOMETRIC(page.photometric).name
         if kind not in ("PALETTE", "MINISWHITE") and "S" not in series.axes:
             return signal
         data = np.asarray(series.asarray())
