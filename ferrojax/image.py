@@ -12,18 +12,24 @@ from ferrojax.errors import InputError
 
 FINEST = 1e-4
 """Å per pixel; a finer step is in another unit (m, µm)."""
+FAINTEST = 1e-7
+"""Largest value below which an image cannot be analysed: products of its squares would leave single precision."""
+LEAST_CONTRAST, ROUNDING = 1e-4, 1e-12
+"""Range of the values over the largest: below the first single precision holds less than 1700 steps of it, below the
+second it is rounding of a constant."""
 
 
 class Image(eqx.Module):
     """A scanned image, or a stack of them.
 
-    data: (..., rows, cols), leading axes such as thickness first; any intensity unit; integers and half precision
-    become single precision.
+    data: (..., rows, cols), leading axes such as thickness first; any intensity unit and byte order; integers and half
+    precision become single precision.
     sampling: (2,) Å per pixel as (y, x); one value stands for both.
     standard_error: like data, where it is known (frozen phonons), else None.
     name: where it comes from, for messages and reports.
     thickness: Å of specimen behind every simulated image, that of the leading axis where there are several; None: not
     known.
+    Errors: InputError for masked or complex values, and for a contrast that single precision would lose on its offset.
     """
 
     data: Float[Array, "*stack rows cols"]
@@ -109,9 +115,29 @@ def _real(field: str, data: Any) -> Array:
             shown = f"{np.ma.count_masked(data)} masked values"
             raise InputError(field, shown, "would lose its mask", "cut the masked part off, or pass data.filled(...)")
         data = data.data
-    array = jnp.asarray(real_numbers(field, data, "pass intensities: the abs() of a wave, a mask as .astype(float)"))
+    array = real_numbers(field, data, "pass intensities: the abs() of a wave, a mask as .astype(float)")
+    if isinstance(array, np.ndarray):
+        native = np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+        array = _held(field, array.astype(native, copy=False))
+    array = jnp.asarray(array)
     single = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
     return array if single else array.astype(jnp.float32)
+
+
+def _held(field: str, array: np.ndarray) -> np.ndarray:
+    """The array, if the precision that JAX computes in holds its contrast; a small contrast on an offset is lost."""
+    dtype = jnp.result_type(float)
+    if array.dtype.itemsize <= 2 or jnp.finfo(dtype).bits >= 64 or not np.isfinite(array).any():
+        return array
+    low, high = float(np.nanmin(array)), float(np.nanmax(array))
+    largest = max(abs(low), abs(high))
+    if np.isfinite(largest) and largest > float(jnp.finfo(dtype).max):
+        raise InputError(field, f"values up to {largest:g}", "is beyond single precision", "divide it by its maximum")
+    if array.dtype != np.float32 and ROUNDING * largest < high - low < LEAST_CONTRAST * largest:
+        shown = f"{high - low:.3g} on {largest:.6g}"
+        problem = "varies by too little on its offset for single precision"
+        raise InputError(field, shown, problem, "subtract the offset: data - data.min()")
+    return array
 
 
 def _steps(field: str, value: Any, unit: str, dtype: Any, finest: float = 0.0) -> Array:

@@ -1,5 +1,7 @@
 """Reading images: what comes back, and the one clear error that everything else ends in."""
 
+import zipfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import numpy as np
 import pytest
 import tifffile
 
+from ferrojax.columns import find_columns
 from ferrojax.columns.faulty_pixels import saturated_pixels
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError
-from ferrojax.image import DiffractionScan
+from ferrojax.image import DiffractionScan, Image
 from ferrojax.io import read
+from ferrojax.io.units import angle_factor, length_factor, reciprocal_factor
+from ferrojax.io.vendor import first_that_reads
 
 DEMO_IMAGE = Path(str(files("ferrojax.data"))) / "BTO_crystal_1.dm4"
 rng = np.random.default_rng(0)
@@ -55,7 +60,7 @@ def test_units_become_angstrom(tmp_path, unit, size):
     np.testing.assert_allclose(np.asarray(read(path).sampling), 0.2, rtol=1e-6)
 
 
-def write_hspy(path, data, axes, names="yxzt"):
+def write_hspy(path, data, axes, names: Sequence[str] = "yxzt"):
     with h5py.File(path, "w") as file:
         file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
         group = file.create_group("Experiments/scan")
@@ -349,3 +354,191 @@ def test_real_images_are_not_saturated(reference_data):
     for name in ("adf", "abf"):
         assert saturated_pixels(archive[name]).mean() < 1e-4
     assert not saturated_pixels(np.asarray(read(DEMO_IMAGE).data)).any()
+
+
+@pytest.mark.parametrize(
+    ("unit", "inverse_angstrom"),
+    [
+        ("$A^{-1}$", 1.0),
+        ("$\\AA^{-1}$", 1.0),
+        ("A^{-1}", 1.0),
+        ("1/\\AA", 1.0),
+        ("$\\mathrm{\\AA}^{-1}$", 1.0),
+        ("nm$^{-1}$", 0.1),
+        ("$\\mathrm{nm}^{-1}$", 0.1),
+        ("nm^(-1)", 0.1),
+        ("1/(nm)", 0.1),
+        ("k_A^-1", 1.0),
+        ("k_nm^-1", 0.1),
+        ("q_nm^-1", 0.1 / (2 * np.pi)),
+    ],
+)
+def test_units_that_are_written_for_plots(unit, inverse_angstrom):
+    assert reciprocal_factor(unit) == pytest.approx(inverse_angstrom)
+    assert length_factor(unit) is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "angstrom"),
+    [("$\\AA$", 1.0), ("$\\mathrm{nm}$", 10.0), ("$\\mu m$", 1e4), ("$µ$m", 1e4), ("\\u00B5m", 1e4)],
+)
+def test_lengths_that_are_written_for_plots(unit, angstrom):
+    assert length_factor(unit) == pytest.approx(angstrom)
+    assert reciprocal_factor(unit) is None
+
+
+def test_angles_of_patterns():
+    assert angle_factor("2th_deg") == angle_factor("deg") == pytest.approx(17.4533, rel=1e-5)
+    assert angle_factor("$mrad$") == 1.0
+    assert angle_factor("2th_rad") == 1000.0
+
+
+def test_pattern_in_the_unit_of_pyxem(tmp_path):
+    """0.1 per Å at the 200 kV that the file keeps: 2.508 mrad."""
+    path = tmp_path / "scan.hspy"
+    data = rng.poisson(5, (6, 7, 16, 16)).astype(np.uint16)
+    axes = [(0.02, "nm"), (0.02, "nm"), (0.1, "$A^{-1}$"), (0.1, "$A^{-1}$")]
+    write_hspy(path, data, axes, names=["y", "x", "ky", "kx"])
+    with h5py.File(path, "a") as file:
+        file.create_group("Experiments/scan/metadata/Acquisition_instrument/TEM").attrs["beam_energy"] = 200.0
+    scan = read(path)
+    assert isinstance(scan, DiffractionScan)
+    np.testing.assert_allclose(np.asarray(scan.angular_sampling), 0.1 * wavelength(200e3) * 1e3, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(scan.angular_sampling), 2.508, rtol=1e-3)
+
+
+def hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name.replace("__", "/")] = array
+    return path
+
+
+def test_hdf5_of_another_program(tmp_path):
+    """Its arrays are offered; the refusal speaks of the file, not of a package for another format."""
+    path = hdf5(tmp_path / "lattice.hdf5", image_data0=PICTURE, A_sublattice__atom_positions=rng.random((9, 2)))
+    with pytest.raises(InputError, match=r"holds 2 signals: .*atom_positions \(9, 2\), image_data0.*choose one"):
+        read(path, 0.2)
+    np.testing.assert_allclose(np.asarray(read(path, 0.2, signal="image_data0").data), PICTURE, rtol=1e-6)
+    only = hdf5(tmp_path / "only.h5", image=PICTURE)
+    np.testing.assert_allclose(np.asarray(read(only, 0.2).data), PICTURE, rtol=1e-6)
+    with pytest.raises(InputError, match="no calibration"):
+        read(only)
+    with pytest.raises(InputError, match="not known here and has no image in it: it holds positions"):
+        read(hdf5(tmp_path / "none.h5", positions=np.arange(4.0)), 0.2)
+
+
+def test_a_missing_reader_is_named_only_where_no_other_looked(tmp_path):
+    path = tmp_path / "scan.mrc"
+    path.write_bytes(b"x" * 4096)
+    with pytest.raises(InputError, match=r"not installed \(absent_reader\).*install the Python package"):
+        first_that_reads(path, ["absent_reader"])
+    with pytest.raises(Exception, match=r"^(?!.*absent_reader)"):
+        first_that_reads(path, ["absent_reader", "rsciio.mrc"])
+
+
+def test_images_beside_spectra(tmp_path):
+    """A Velox file with an EDS map: 16 × 20 pixels of 1.997 nm, all of them saturated."""
+    with zipfile.ZipFile(Path(__file__).parent / "files" / "velox_emd_v11_elementSelection.zip") as packed:
+        packed.extractall(tmp_path)
+    path = next(tmp_path.rglob("*.emd"))
+    with pytest.warns(UserWarning, match="all pixels of HAADF are 65535"):
+        image = read(path, signal="HAADF")
+    assert image.data.shape == (16, 20)
+    with pytest.raises(InputError, match="is constant"):
+        read(path)
+    np.testing.assert_allclose(np.asarray(image.sampling), 19.968, rtol=1e-3)
+
+
+COUNTS = (200 * PICTURE).astype(np.uint8)
+OPAQUE = np.full_like(COUNTS, 255)
+GREYS = np.stack([np.arange(256) * 257] * 3).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("samples", "how"),
+    [
+        (np.stack([COUNTS, OPAQUE], -1), {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
+        (np.stack([COUNTS, COUNTS[::-1]], -1), {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
+        (np.stack([COUNTS, OPAQUE], -1), {"photometric": "minisblack", "extrasamples": ["unspecified"]}),
+        (np.stack([COUNTS] * 3, -1), {"photometric": "rgb"}),
+        (np.stack([COUNTS] * 3 + [OPAQUE], -1), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+        (255 - COUNTS, {"photometric": "miniswhite"}),
+        (COUNTS, {"photometric": "palette", "colormap": GREYS}),
+        (COUNTS.astype(">u2"), {"byteorder": ">"}),
+    ],
+    ids=["alpha", "half opaque", "alpha unnamed", "rgb", "rgba", "white is zero", "palette", "big-endian"],
+)
+def test_grey_tiffs_in_other_clothes(tmp_path, samples, how):
+    path = tmp_path / "scan.tif"
+    planar = {"planarconfig": "contig"} if samples.ndim == 3 else {}
+    tifffile.imwrite(path, samples, resolution=(5e8, 4e8), resolutionunit="CENTIMETER", **planar, **how)
+    image = read(path)
+    assert image.data.shape == COUNTS.shape
+    assert np.corrcoef(np.asarray(image.data).ravel(), COUNTS.ravel())[0, 1] > 1 - 1e-6
+    np.testing.assert_allclose(np.asarray(image.sampling), (0.25, 0.2), rtol=1e-5)
+
+
+def test_colours_are_refused(tmp_path):
+    path = tmp_path / "scan.tif"
+    tifffile.imwrite(path, np.stack([COUNTS, COUNTS[::-1], COUNTS], -1), photometric="rgb")
+    with pytest.raises(InputError, match="is a colour image"):
+        read(path, 0.2)
+    tifffile.imwrite(path, COUNTS, photometric="palette", colormap=GREYS * np.array([[1], [0], [1]], np.uint16))
+    with pytest.raises(InputError, match="is a colour image"):
+        read(path, 0.2)
+    with pytest.raises(InputError, match="is a colour image"):
+        read(save(tmp_path / "rgb.npz", np.stack([PICTURE, PICTURE[::-1], PICTURE], -1), sampling=0.2))
+    with pytest.raises(InputError, match="two values a pixel"):
+        read(save(tmp_path / "two.npz", np.stack([PICTURE, PICTURE[::-1]], -1), sampling=0.2))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        PICTURE[None],
+        PICTURE[..., None],
+        np.stack([PICTURE] * 3, -1),
+        np.stack([PICTURE, np.ones_like(PICTURE)], -1),
+        PICTURE.astype(">f8"),
+        PICTURE.astype(">f4"),
+        np.asfortranarray(PICTURE),
+        PICTURE.astype(np.longdouble),
+    ],
+    ids=["one frame", "one channel", "grey rgb", "grey alpha", "big-endian", "big-endian single", "fortran", "long"],
+)
+def test_one_image_in_any_layout(tmp_path, image):
+    found = read(save(tmp_path / "scan.npz", image, sampling=(0.2, 0.3)))
+    np.testing.assert_allclose(np.asarray(found.data), PICTURE, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found.sampling), (0.2, 0.3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [">f8", ">f4", ">u2", np.longdouble, np.float16, np.uint8])
+def test_arrays_of_any_kind_are_images(kind):
+    counts = np.arange(12).reshape(3, 4)
+    np.testing.assert_array_equal(np.asarray(Image(counts.astype(kind), 0.2).data), counts)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (1e9 + PICTURE, "varies by too little on its offset.*subtract the offset"),
+        (10**9 + (100 * PICTURE).astype(np.int32), "varies by too little on its offset"),
+        (1e40 * PICTURE, "is beyond single precision.*divide it by its maximum"),
+        (PICTURE + 1j, "must be real numbers"),
+        (np.ma.masked_greater(PICTURE, 0.9), "would lose its mask"),
+    ],
+    ids=["offset", "integers on an offset", "huge", "complex", "masked"],
+)
+def test_arrays_that_are_no_images(data, message):
+    with pytest.raises(InputError, match=message):
+        Image(data, 0.2)
+    assert Image(np.full((3, 4), 1e9), 0.2).data.shape == (3, 4)
+
+
+def test_faint_images(tmp_path):
+    """Scaled where they are read; refused where columns are to be found in them as they are."""
+    found = np.asarray(read(save(tmp_path / "faint.npz", 1e-13 * PICTURE, sampling=0.2)).data)
+    np.testing.assert_allclose(found, PICTURE / PICTURE.max(), rtol=1e-6)
+    with pytest.raises(InputError, match=r"too faint for single precision.*divide it by its maximum"):
+        find_columns(Image(1e-13 * PICTURE, 0.2))

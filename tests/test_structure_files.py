@@ -209,9 +209,9 @@ def test_bad_files_end_in_one_line(tmp_path):
     (tmp_path / "no_cell.xyz").write_text("1\n\nSi 0 0 0\n")
     (tmp_path / "notes.txt").write_text("no structure")
     (tmp_path / "two.cif").write_text(text + text.replace("data_x", "data_y"))
-    (tmp_path / "spinel.cif").write_text(
-        text.replace("Ti1 Ti 1 0.5 0.5 0.5", "Ti1 Ti 1 0.5 0.5 0.5\nAl1 Al 1 0.25 0.25 0.25")
-    )
+    spinel = ["Mg1 Mg 1 0.125 0.125 0.125", "Al1 Al 1 0.5 0.5 0.5", "O1 O 1 0.2624 0.2624 0.2624"]
+    cif(tmp_path, spinel, a=8.08, group="F d -3 m:2").rename(tmp_path / "spinel.cif")
+    cif(tmp_path, STRONTIUM_TITANATE)
     for name, options, message in [
         ("missing.cif", {}, "structure file: does not exist"),
         ("noise.cif", {}, "structure file: "),

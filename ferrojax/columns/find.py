@@ -19,7 +19,7 @@ from ferrojax.columns.oxygen import hidden_oxygen
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
-from ferrojax.image import Image
+from ferrojax.image import FAINTEST, Image
 
 CORE = 0.5
 _KNOTS = 3.0
@@ -132,6 +132,10 @@ def image_data(image: Image) -> np.ndarray:
         raise InputError("image", f"{bad} pixels", "has NaN or infinite pixels", "crop or repair the image")
     if data.max() == data.min():
         raise InputError("image", f"all pixels {data.flat[0]:g}", "is constant", "give an image with columns")
+    largest = float(np.abs(data).max())
+    if largest < FAINTEST:
+        shown = f"values up to {largest:.3g}"
+        raise InputError("image", shown, "is too faint for single precision", "divide it by its maximum")
     if min(data.shape) < 16:
         raise InputError("image", f"shape {data.shape}", "is too small for a lattice", "give at least 4 cells a side")
     return data

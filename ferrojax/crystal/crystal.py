@@ -118,14 +118,19 @@ class Crystal(eqx.Module):
     ) -> "Crystal":
         """A crystal from a CIF, a POSCAR or another file that ASE reads, symmetry expanded, one site a species.
 
+        The symmetry of a CIF is that of its listed operations, its Hall symbol, or the name or number of its space
+        group in the setting that the name, the cell, the formula and the distances between atoms leave.
+
         labels: {"Pb": "A", "Ti": "B", "O": "O"}; without it they are inferred from the coordination, where that
-        decides. thermal_rms: Å per axis, one value or one an element; without it that of the file (U_iso or B_iso
-        of a CIF), else 0.085 Å, which `sources` call assumed.
+        decides. thermal_rms: Å per axis, one value or one an element; without it that of the file (U or B of a CIF,
+        of tensors the mean over directions), else 0.085 Å, which `sources` call assumed, site by site.
         occupancy: {"Mg": 1/3, "Nb": 2/3} puts right what the file says of an element that shares its sites.
         soft_mode, born_charge: (n, 3, 3) for the sites in their order, or one number an element; None: unknown.
         index: which structure of a file that holds several. The name is the formula unless given.
-        Warns where a CIF's formula is not that of its sites. Errors: InputError for what cannot be read, no cell,
-        atoms on top of each other, occupancies above 1, labels that cannot be inferred.
+        Warns where a CIF's formula is not that of its sites, it lists sites twice or states no symmetry. Errors:
+        InputError for what cannot be read, or in several ways; for what no solid can be (no cell, atoms too close for
+        their size, more than 0.25 per Å³, none that touch, occupancies above 1, a formula that its symmetry cannot
+        make); for labels that cannot be inferred.
         """
         from ferrojax.crystal.files import read_sites
 

@@ -1,5 +1,7 @@
 """Chemical symbols by atomic number, so that the core needs no structure library."""
 
+import re
+
 from ferrojax.errors import InputError
 
 SYMBOLS = tuple(
@@ -111,9 +113,19 @@ SYMBOLS = tuple(
     ]
 )
 
+HYDROGEN = frozenset({"H", "D", "T"})
+"""Symbols that structure files have for hydrogen."""
+
 
 def atomic_number(symbol) -> int:
     """Atomic number of a chemical symbol."""
     if symbol not in SYMBOLS[1:]:
         raise InputError("element", symbol, "unknown chemical symbol", "use symbols such as 'Ba', 'Ti', 'O'")
     return SYMBOLS.index(symbol)
+
+
+def symbol_in(text: str) -> str | None:
+    """The chemical symbol in what a structure file writes: Sr, SR, sr2+, O-2, Fe_oct, Pb_d/3a4f; D is H; else None."""
+    found = re.fullmatch(r"([A-Za-z]{1,2})(?:[\d.]*[+-]?[\d.]*)(?:[_/ ].*)?", text.strip())
+    symbol = found[1].capitalize() if found else ""
+    return "H" if symbol in HYDROGEN else symbol if symbol in SYMBOLS[1:] else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from ferrojax.constants import wavelength
 from ferrojax.errors import InputError
-from ferrojax.image import DiffractionScan, Image
+from ferrojax.image import FAINTEST, LEAST_CONTRAST, DiffractionScan, Image
 from ferrojax.io.units import (
     angle_factor,
     checked_number,
@@ -18,7 +18,7 @@ from ferrojax.io.units import (
     plain_unit,
     reciprocal_factor,
 )
-from ferrojax.io.vendor import FORMATS, Axis, Signal, load_signals
+from ferrojax.io.vendor import FORMATS, Axis, Signal, grey_of_colours, load_signals
 
 GIVE_SAMPLING = "give the pixel size: sampling=... or --sampling, in Å per pixel"
 _GIVE_ANGLES = "give angular_sampling=..., in mrad per pixel"
@@ -48,11 +48,14 @@ def read(
     stack: True for all frames of a series, (frames, rows, cols), or all scans of a series.
     energy: eV, turns reciprocal Å of a diffraction scan into mrad; replaces what the file says.
     angular_sampling: mrad per pixel of a diffraction scan, a number or (y, x); replaces what the file says.
-    Returns Image or DiffractionScan with float32 data. Axes that the file names x before y are transposed to
+    Returns Image or DiffractionScan with float32 data, which are scaled where single precision would lose them: small
+    contrast on a large offset, images below 1e-7, values above 1e30. Axes of one element, opaque alpha channels and
+    colours that are all grey are dropped. Axes that the file names x before y are transposed to
     (rows, cols). Patterns whose file says where the zero beam is are cropped until it is in their centre.
     Errors: InputError if the file is missing or unreadable; holds no signal of that name, several without one
     named, or a series without `stack`; has no calibration in a unit of length (scan) or of angle (pattern), or
-    pixels of more than 1 µm or three times longer than wide; has pixels that are all equal or not finite.
+    pixels of more than 1 µm or three times longer than wide; has pixels that are all equal (a signal that is named
+    comes back with a warning) or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,11 +63,17 @@ def read(
         raise InputError("image file", str(path), problem, "give the path of an image file")
     given = None if sampling is None else checked_sampling(sampling)
     chosen = _chosen(_signals(path), signal, stack, path.name)
-    data, axes = _in_order(np.asarray(chosen.data), chosen.axes, stack, path.name)
+    data, axes = _grey(np.asarray(chosen.data), chosen.axes, stack, path.name)
+    data, axes = _in_order(data, axes, stack, path.name)
     _check_kind(data, stack, path.name)
     if data.ndim - stack >= 4:
         return _scan(_Scan(data, axes, chosen.energy if energy is None else energy), given, angular_sampling, path)
-    data = _checked_data(data, path.name, stack)
+    if signal is not None and data.max() == data.min() and np.isfinite(data.flat[0]):
+        # Asked for by name it is handed over, as an image beside a map of elements may be; no columns are found in it.
+        warnings.warn(f"{path.name}: all pixels of {signal} are {data.flat[0]:g}", stacklevel=2)
+        data = data.astype(np.float32)
+    else:
+        data = _checked_data(data, path.name, stack)
     step = given if given is not None else calibrated(axes[-2:], path.name)
     return Image(data, step, name=path.stem)
 
@@ -148,6 +157,33 @@ def _chosen(signals: list[Signal], asked: str | int | None, stack: bool, name: s
     return signals[0]
 
 
+def _grey(data: np.ndarray, axes: tuple[Axis, ...], stack: bool, name: str) -> tuple[np.ndarray, tuple[Axis, ...]]:
+    """Without axes of one element and without colours that are all grey, where one image is asked for."""
+    if {"R", "G", "B"} <= set(data.dtype.names or ()):
+        data = grey_of_colours(np.stack([data[letter] for letter in "RGB"], -1), name)
+        axes = axes if len(axes) == data.ndim else ()
+    if stack or data.ndim != 3:
+        return data, axes
+    if len(axes) != 3:
+        axes = (Axis("", None, "", 0.0, False),) * 3
+    if data.shape[0] == 1:
+        return data[0], axes[1:]
+    # An array of .npz is calibrated along its last two axes, colours or not.
+    plane = axes[:2] if all(length_factor(axis.unit) for axis in axes[:2]) else axes[1:]
+    if data.shape[2] == 1:
+        return data[..., 0], plane
+    if data.shape[2] in (2, 3, 4) and min(data.shape[:2]) > 4 and not any(axis.navigate for axis in axes[1:]):
+        if data.shape[2] > 2:
+            return grey_of_colours(data, name), plane
+        if (data[..., 1] == data.flat[1]).all():  # grey and an alpha channel that hides nothing
+            return data[..., 0], plane
+        problem = "has two values a pixel, last"
+        raise InputError(
+            "image", f"{name}: shape {data.shape}", problem, "give one number a pixel, or (frames, rows, cols)"
+        )
+    return data, axes
+
+
 def _in_order(data: np.ndarray, axes: tuple[Axis, ...], stack: bool, name: str) -> tuple[np.ndarray, tuple[Axis, ...]]:
     """Frames first, then (rows, cols), then (ky, kx), by the axes' units and names."""
     if len(axes) != data.ndim:
@@ -184,7 +220,7 @@ def _check_kind(data: np.ndarray, stack: bool, name: str) -> None:
         raise InputError("image", f"{name}: {data.dtype}", "is not a grey-scale image of real numbers", _ONE_IMAGE)
     if data.ndim < 2:
         raise InputError("image", shown, "is not two-dimensional", _ONE_IMAGE)
-    if data.ndim == 3 and data.shape[2] in (3, 4) and min(data.shape[:2]) > 4:
+    if data.ndim == 3 and stack and data.shape[2] in (3, 4) and min(data.shape[:2]) > 4:
         raise InputError("image", shown, "is a colour image", "give the recorded intensities, one number a pixel")
     if data.ndim == 3 and stack and data.shape[0] > data.shape[2] == min(data.shape):
         raise InputError("image", shown, "has its frames last", "store them as (frames, rows, cols)")
@@ -206,7 +242,10 @@ def _checked_data(data: np.ndarray, name: str, stack: bool) -> np.ndarray:
         raise InputError("image", f"{name}: {bad} pixels", "has NaN or infinite pixels", "crop or repair the image")
     if data.max() == data.min():
         raise InputError("image", f"{name}: all pixels {data.flat[0]:g}", "is constant", "give an image with columns")
-    if np.abs(data).max() > 1e30 or np.ptp(data) < 1e-6 * np.abs(data).max():
+    largest = np.abs(data).max()
+    if data.ndim < 4 and largest < FAINTEST:
+        data = data / largest
+    elif largest > 1e30 or np.ptp(data) < LEAST_CONTRAST * largest:
         data = (data - data.min()) / np.ptp(data)  # single precision would lose the contrast
     return data.astype(np.float32)
 

@@ -1,6 +1,7 @@
 """What the unit of an axis in a file means."""
 
 import re
+from math import isfinite, pi
 
 from ferrojax.errors import InputError
 
@@ -12,14 +13,39 @@ _ANGSTROM = {
     "micrometer": 1e4, "micrometre": 1e4, "mm": 1e7, "cm": 1e8, "m": 1e10,
 }  # fmt: skip
 _MILLIRADIAN = {"mrad": 1.0, "millirad": 1.0, "milliradian": 1.0, "milliradians": 1.0, "rad": 1000.0, "µrad": 1e-3}
-_INVERSE = (re.compile(r"^1/(.+)$"), re.compile(r"^(.+?)(?:\^|\*\*)?[-−]1$"), re.compile(r"^(.+?)⁻¹$"))
+_DEGREE = 1000 * pi / 180
+_MILLIRADIAN |= {
+    "deg": _DEGREE,
+    "degree": _DEGREE,
+    "degrees": _DEGREE,
+    "°": _DEGREE,
+    "2thdeg": _DEGREE,
+    "2thrad": 1000.0,
+}
+_INVERSE = (
+    re.compile(r"^1/\(?(.+?)\)?$"),
+    re.compile(r"^(.+?)(?:\^|\*\*)?\(?[-−]1\)?$"),
+    re.compile(r"^(.+?)⁻¹$"),
+)
+_TEX = (
+    (re.compile(r"\\(?:mathrm|mathring|text|textrm|rm|,|;|!)"), ""),
+    (re.compile(r"\\(?:AA|angstrom|r\{?A\}?)"), "Å"),
+    (re.compile(r"\\(?:mu|micro)"), "µ"),
+    (re.compile(r"[$~{}]"), ""),
+)
+"""What pyxem and others write for their plots: $A^{-1}$, $\\mathrm{nm}^{-1}$, \\AA$^{-1}$."""
+_SCATTERING = (("k", 1.0), ("q", 1 / (2 * pi)), ("s", 1.0))
+"""Names before a unit (k_A^-1, q_nm^-1) and what the number is of 1/wavelength: q has the 2π."""
 
 
 def plain_unit(unit: object) -> str:
-    """The unit as text without blanks and brackets; "" for what is no text or stands for none."""
+    """The unit as text without blanks, brackets and TeX; "" for what is no text or stands for none."""
     if isinstance(unit, bytes):
         unit = unit.decode("utf-8", "replace")
-    text = "".join(unit.split()).strip("[]() \x00").replace("_", "") if isinstance(unit, str) else ""
+    text = "".join(unit.split()) if isinstance(unit, str) else ""
+    for pattern, plain in _TEX:
+        text = pattern.sub(plain, text)
+    text = text.strip("[]() \x00").replace("_", "")
     return "" if text.lower() in ("none", "<undefined>", "undefined", "px", "pixel", "pixels") else text
 
 
@@ -29,13 +55,20 @@ def length_factor(unit: object) -> float | None:
 
 
 def reciprocal_factor(unit: object) -> float | None:
-    """Å⁻¹ per unit of reciprocal length (1/nm, nm^-1, Å⁻¹, 1 / nm), None for any other unit."""
+    """Å⁻¹ per unit of reciprocal length (1/nm, nm^-1, Å⁻¹, $A^{-1}$, k_A^-1, q_nm^-1), None for any other unit."""
     text = plain_unit(unit).lower()
     for pattern in _INVERSE:
         found = pattern.match(text)
-        if found:
-            factor = length_factor(found.group(1))
-            return None if factor is None else 1 / factor
+        if found is None:
+            continue
+        base = found.group(1)
+        factor = length_factor(base)
+        if factor is not None:
+            return 1 / factor
+        for letter, share in _SCATTERING:
+            factor = length_factor(base.removeprefix(letter)) if base.startswith(letter) else None
+            if factor is not None:
+                return share / factor
     return None
 
 
@@ -46,8 +79,6 @@ def angle_factor(unit: object) -> float | None:
 
 def checked_number(value: object, field: str, remedy: str) -> float:
     """A finite number above zero, or an InputError."""
-    from math import isfinite
-
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -39,9 +39,14 @@ def load_signals(path: Path) -> list[Signal]:
         found = _from_emdfile(path)
         if found:
             return found
-    signals = [_from_dictionary(found) for found in _first_that_reads(path, _plugins(path))]
+    try:
+        signals = [_from_dictionary(found) for found in first_that_reads(path, _plugins(path))]
+    except Exception:
+        signals = _from_other_hdf5(path) if suffix in (".h5", ".hdf5") else []
+        if not signals:
+            raise
     if suffix in (".tif", ".tiff"):
-        signals = [_with_tiff_calibration(signal, path) for signal in signals]
+        signals = [_with_tiff_calibration(_one_sample(signal, path), path) for signal in signals]
     return signals
 
 
@@ -132,6 +137,72 @@ def _datacube(group) -> Signal:
     return Signal(group.name.rsplit("/", 1)[-1], np.asarray(group["data"]), tuple(axes), None)
 
 
+def _from_other_hdf5(path: Path) -> list[Signal]:
+    """The arrays of an HDF5 file of a program that is not known here, uncalibrated; [] for what is no HDF5.
+
+    Errors: InputError where it holds no array that could be an image or a diffraction scan.
+    """
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return []
+    with h5py.File(path, "r") as file:
+        found: list[tuple[str, h5py.Dataset]] = []
+        file.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
+        arrays = [
+            (name, np.asarray(item))
+            for name, item in found
+            if item.dtype.kind in "biufc" and 2 <= item.ndim <= 5 and min(item.shape[-2:]) > 1
+        ]
+    if not arrays:
+        listed = ", ".join(name for name, _ in found[:6]) or "nothing"
+        problem = f"is HDF5 of a program that is not known here and has no image in it: it holds {listed}"
+        raise InputError("image file", path.name, problem, FORMATS)
+    return [Signal(name, data, _npz_axes(data.ndim, [(None, "")] * 2, [(None, "")] * 2), None) for name, data in arrays]
+
+
+_ALPHA = (1, 2)  # codes of a TIFF for samples that say how much a pixel hides
+
+
+def _one_sample(signal: Signal, path: Path) -> Signal:
+    """Grey of a TIFF that has several samples a pixel, indices of a palette, or white for zero.
+
+    An alpha channel is left out; red, green and blue that are alike are grey.
+    Errors: InputError for a colour image.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series, page = file.series[0], file.pages.first
+        kind = tifffile.PHOTOMETRIC(page.photometric).name
+        if kind not in ("PALETTE", "MINISWHITE") and "S" not in series.axes:
+            return signal
+        data = np.asarray(series.asarray())
+        if kind == "PALETTE":
+            data = np.moveaxis(np.asarray(page.colormap)[:, data], 0, -1)
+        elif "S" in series.axes:
+            data = np.moveaxis(data, series.axes.index("S"), -1)
+            if kind != "RGB" and page.extrasamples and all(int(extra) in _ALPHA for extra in page.extrasamples):
+                data = data[..., 0]
+    if kind in ("PALETTE", "RGB"):
+        data = grey_of_colours(data, path.name)
+    elif kind == "MINISWHITE" and data.dtype.kind == "u":
+        data = np.iinfo(data.dtype).max - data
+    plain = Axis("", None, "", 0.0, False)
+    named = [axis for axis in signal.axes if axis.name.lower() in ("x", "y", "width", "height")]
+    rows = [axis._replace(navigate=False) for axis in named]
+    last = sorted(rows, key=lambda axis: axis.name.lower() in ("x", "width")) if len(rows) == 2 else [plain, plain]
+    return signal._replace(data=data, axes=(*(plain._replace(navigate=True),) * (data.ndim - 2), *last))
+
+
+def grey_of_colours(data: np.ndarray, name: str) -> np.ndarray:
+    """(...,) of (..., 3 or 4) colours that are all grey; InputError for others."""
+    if not (data[..., :1] == data[..., 1:3]).all():
+        shown = f"{name}: shape {data.shape}"
+        raise InputError("image", shown, "is a colour image", "give the recorded intensities, one number a pixel")
+    return data[..., 0]
+
+
 def _with_tiff_calibration(signal: Signal, path: Path) -> Signal:
     """Pixel size from the file's own tags where RosettaSciIO leaves it out or without unit.
 
@@ -169,12 +240,28 @@ def _plugins(path: Path) -> list[str]:
     return sorted(found, key=lambda api: (api.rsplit(".", 1)[-1] != extension, len(api)))
 
 
-def _first_that_reads(path: Path, plugins: list[str]) -> list[dict]:
-    problem: Exception | None = None
+def first_that_reads(path: Path, plugins: list[str]) -> list[dict]:
+    """What the first reader finds that finds anything.
+
+    Several formats share an extension. The reason reported is that of the first reader which could look at the file,
+    not that of one which lacks a package.
+    """
+    problems: list[Exception] = []
     for api in plugins:
+        # Of a Velox file the images: its spectra take long, and no image of columns is made of them.
+        options = {"select_type": "images"} if api.endswith(".emd") else {}
         try:
-            return importlib.import_module(api).file_reader(str(path))
-        except Exception as error:  # several formats share an extension: try the next, report the first
-            problem = problem or error
-    assert problem is not None
-    raise problem
+            found = importlib.import_module(api).file_reader(str(path), **options)
+        except Exception as error:
+            problems.append(error)
+        else:
+            if found:
+                return found
+    looked = [problem for problem in problems if not isinstance(problem, ImportError)]
+    if looked:
+        raise looked[0]
+    if problems:
+        missing = getattr(problems[0], "name", None) or str(problems[0])
+        remedy = f"install the Python package that is missing, or {FORMATS}"
+        raise InputError("image file", path.name, f"needs a reader that is not installed ({missing})", remedy)
+    return []
