@@ -68,11 +68,11 @@ def _offset_notes(domains: Domains, polar: bool) -> tuple[str, ...]:
     """That the domains share an offset, and what that leaves open."""
     if not domains.offset.any():
         return ()
-    x, y = 100 * domains.offset  # C/m² to µC/cm², or Å to pm
+    (x, y), size = 100 * domains.offset, 100 * domains.amplitude  # C/m² to µC/cm², or Å to pm
     unit = "µC/cm²" if polar else "pm"
     lines = [
-        f"All domains share an offset of ({x:+.1f}, {y:+.1f}) {unit} beside their {domains.amplitude * 100:.1f} {unit}: "
-        "mis-tilt and overlapping columns make one. Walls are read from the difference of their sides."
+        f"All domains share an offset of ({x:+.1f}, {y:+.1f}) {unit} beside an amplitude of {size:.1f}: mis-tilt and "
+        "overlapping columns make one. Walls are read from the difference of their sides."
     ]
     if len(np.unique(domains.label[domains.label >= 0])) == 2:
         lines.append(

@@ -45,7 +45,7 @@ def segment_domains(
     graph: CellGraph | None = None,
     minimum_cells: int = MIN_CELLS,
     coherence: float = 1.0,
-    common_offset: bool = True,
+    common_offset: bool | None = None,
 ) -> Domains:
     """Assign every cell to one of the directions that symmetry allows, or to none.
 
@@ -53,8 +53,9 @@ def segment_domains(
     beyond each cell's own covariance (`mixture`). A field that noise about zero explains better has no domain, and
     one that scatters about a single direction, allowed or not, is one domain.
     common_offset: whether all centres may be shifted alike, as mis-tilt and overlapping columns do; it is taken where
-    the cells ask for it. Then only differences count: of two levels that no offset explains, a domain beside a
-    non-polar region under a small offset and two domains under a larger one look the same, and are called two domains.
+    the cells ask for it. By default in two dimensions, an image's; a structure has no microscope. Then only
+    differences count: a domain beside a non-polar region under a small offset and two domains under a larger one look
+    the same, and are called two domains.
     variants: (k, d) in the field's axes, from `polar_variants` or `projected_variants`; lengths count relative to
     each other. graph: which cells touch; by default those of a (ny, nx) grid.
     minimum_cells: smaller domains get the label most common around them; their confidence is the probability of
@@ -71,7 +72,7 @@ def segment_domains(
     cells = _cells(values, there, covariance)
     k, mask = len(variant), there.ravel()
     chance = np.full((mask.size, k + 1), np.nan)
-    fitted, chance[mask] = _chances(cells, variant, common_offset)
+    fitted, chance[mask] = _chances(cells, variant, _may_shift(common_offset, d))
     chance[mask] = _leaning(chance, mask, graph, coherence)[mask]
     label = np.where(mask, np.nan_to_num(chance).argmax(1), NONE)
     label = _cleaned(label, chance, graph, minimum_cells)
@@ -93,7 +94,8 @@ def _chances(cells: Cells, variant: np.ndarray, offset: bool) -> tuple[Mixture, 
     sample, k = cells.sample(), len(variant)
     mean = sample.value.mean(0)
     single = (mean / max(float(np.linalg.norm(mean)), 1e-12))[None]
-    fits = {name: fit_mixture(sample, v) for name, v in (("all", variant), ("one", single), ("none", single[:0]))}
+    sets = {"all": variant, "one": single, "none": single[:0]}
+    fits = {name: fit_mixture(sample, v, isotropic=not offset) for name, v in sets.items()}
     free = (variant.shape[1] - 1) * np.log(max(len(sample.value), 2))  # the single direction is fitted, too
     cost = {
         "all": information_criterion(fits["all"], sample, variant),
@@ -141,23 +143,27 @@ def likeliest_family(
     families: Mapping[str, Float[AnyArray, "_ axes"]],
     covariance: Float[AnyArray, "*cells d d"] | None = None,
     expected: str | None = None,
+    common_offset: bool | None = None,
 ) -> str:
     """Name of the set of variants that explains a field best, by the Bayesian information criterion.
 
     families: name -> variants, such as {"100": projected_variants("100", axes), "111": …}. Each may have an offset
-    common to all cells, as in `segment_domains`. Two domains alone often fit several families, each with its own
-    offset: then the smallest offset decides, or `expected`, the family to take unless another one is likelier.
+    common to all cells; common_offset as in `segment_domains`. Two domains alone often fit several families, each with
+    its own offset: then the smallest decides, or `expected`, the family to take unless another one is likelier.
     """
     cells = _cells(np.asarray(field, float), np.asarray(valid), covariance).sample()
 
     def criterion(name: str) -> float:
         variants = np.asarray(families[name], float)
-        fits = [fit_mixture(cells, variants, offset=offset) for offset in (False, True)]
-        cost = [information_criterion(fit, cells, variants) for fit in fits]
-        # What is expected pays nothing for its parameters: it goes only where the cells themselves speak against it.
         k, d = variants.shape
-        known = [k + 1, k + 1 + d] if name == expected else [0, 0]
-        return min(c - n * np.log(max(len(cells.value), 2)) for c, n in zip(cost, known, strict=True))
+        cost, shifts = [], _may_shift(common_offset, d)
+        for offset in (False, True)[: 1 + shifts]:
+            fit = fit_mixture(cells, variants, offset=offset, isotropic=not shifts)
+            found = information_criterion(fit, cells, variants)
+            # What is expected pays nothing for its parameters: it goes only where the cells speak against it.
+            known = k + 1 + d * offset if name == expected else 0
+            cost.append(found - known * np.log(max(len(cells.value), 2)))
+        return min(cost)
 
     return min(families, key=criterion)
 
@@ -168,6 +174,10 @@ def graph_of(shape: tuple[int, ...], graph: CellGraph | None) -> CellGraph:
     if len(shape) != 2:
         raise InputError("graph", shape, "is needed where the cells are no grid", "give structure_graph(cells)")
     return grid_graph(shape)
+
+
+def _may_shift(common_offset: bool | None, dimensions: int) -> bool:
+    return dimensions == 2 if common_offset is None else common_offset
 
 
 def _cells(values: np.ndarray, there: np.ndarray, covariance: AnyArray | None) -> Cells:

@@ -93,8 +93,13 @@ def _outer(vector: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d d"]:
     return vector[:, :, None] * vector[:, None, :]
 
 
-def fit_mixture(cells: Cells, variants: Float[np.ndarray, "k d"], *, offset: bool = False) -> Mixture:
+def fit_mixture(
+    cells: Cells, variants: Float[np.ndarray, "k d"], *, offset: bool = False, isotropic: bool = False
+) -> Mixture:
     """Expectation maximisation with a known error for every cell; offset: whether the centres share a free one.
+
+    isotropic: the same scatter along all axes, for values that have none along some of them, as in a structure; an
+    image's is larger along one axis where its scan jitters.
 
     Source: J. Bovy, D. W. Hogg, S. T. Roweis, Ann. Appl. Stat. 5, 1657 (2011); here the centres are tied to the
     variants, which symmetry makes equally long. The same cells often allow several pairs of variants, each with its
@@ -102,17 +107,20 @@ def fit_mixture(cells: Cells, variants: Float[np.ndarray, "k d"], *, offset: boo
     """
     starts = _shifted_starts(cells, variants) if offset else [_start(cells, variants)]
     if len(starts) > 1:
-        tried = [_maximised(start, cells, variants, offset, TRIALS) for start in starts]
+        tried = [_maximised(start, cells, variants, (offset, isotropic), TRIALS) for start in starts]
         starts = [min(tried, key=lambda fit: information_criterion(fit, cells, variants))]
-    return _maximised(starts[0], cells, variants, offset, ITERATIONS)
+    return _maximised(starts[0], cells, variants, (offset, isotropic), ITERATIONS)
 
 
-def _maximised(now: Mixture, cells: Cells, variants: np.ndarray, offset: bool, iterations: int) -> Mixture:
-    before = -np.inf
+def _maximised(now: Mixture, cells: Cells, variants: np.ndarray, free: tuple[bool, bool], iterations: int) -> Mixture:
+    """free: whether there is an offset, and whether the scatter is isotropic."""
+    (offset, isotropic), before, d = free, -np.inf, variants.shape[1]
     for _ in range(iterations):
         weight, likelihood, inverse = _expected(now, cells, variants)
         now = _moved(now, weight, inverse, cells, variants, offset)
         now = _spread(now, weight, inverse, cells, variants)
+        if isotropic:
+            now = now._replace(scatter=np.trace(now.scatter) / d * np.eye(d))
         if abs(likelihood - before) < CONVERGED * len(weight):
             break
         before = likelihood
@@ -155,6 +163,8 @@ def _shifted_starts(cells: Cells, variants: np.ndarray) -> list[Mixture]:
     middle = cells.value.mean(0)
     centred = _start(cells._replace(value=cells.value - middle), variants)._replace(offset=middle)
     pairs = []
+    if len(cells.value) < 2:
+        return [centred]
     for i, j in itertools.combinations(range(k), 2):
         step = variants[j] - variants[i]
         length = float(step @ step)

@@ -14,8 +14,7 @@ FAMILIES = {"100": ((1, 0, 0), 3), "110": ((1, 1, 0), 6), "111": ((1, 1, 1), 4)}
 ROOM_TEMPERATURE = {
     "PbTiO3": "100", "BaTiO3": "100", "BiFeO3": "111", "KNbO3": "110", "K0.5Na0.5NbO3": "110",
 }  # fmt: skip
-"""Name of a crystal -> family of its phase at room temperature: P4mm, P4mm, R3c, Amm2, Amm2 (M. E. Lines, A. M. Glass,
-Principles and Applications of Ferroelectrics, 1977; for K0.5Na0.5NbO3 of its nearly orthorhombic pseudo-cubic cell)."""
+"""Name of a crystal -> family of its phase at room temperature, whose space groups are P4mm, P4mm, R3c, Amm2, Amm2."""
 SAME = 1e-3
 
 
