@@ -18,12 +18,12 @@ import numpy as np
 from common import RESULTS, write_result
 from scipy.spatial import KDTree
 
-from ferrojax.acquisition import align_frames
 from ferrojax.columns import (
     SITES,
     Columns,
     ColumnShape,
     LineJitter,
+    align_frames,
     common_misfit,
     corrected_positions,
     displacement_jitter,

@@ -16,7 +16,7 @@ from ferrojax.crystal import material
 from ferrojax.data import data_file
 from ferrojax.dataset import SimulatedSet
 from ferrojax.dataset.patches import extract_patches, whole_patches
-from ferrojax.inference import NetworkPredictor, Truth, no_signal, score
+from ferrojax.inference import MadeFor, NetworkPredictor, Truth, no_signal, score
 from ferrojax.io import read
 from ferrojax.polarization import cell_frames, map_polarization, with_prediction
 from ferrojax.training import Schedule, train_jointly
@@ -35,7 +35,7 @@ def main(seeds: int, out: str) -> None:
     for seed in range(seeds):
         trained = train_jointly(simulated, {"joint": patches}, float(crystal.cell[0, 0]), Schedule(), seed)
         for name, result in trained.items():
-            predictor = NetworkPredictor(result.model, result.spread_scale, name)
+            predictor = NetworkPredictor(result.model, result.spread_scale, name, MadeFor("BaTiO3"))
             runs[name].append(score(with_prediction(classical, scan, predictor), truth))
             print(seed, name, {k: v for k, v in runs[name][-1].items() if k != "bias_xy"}, flush=True)
     figures = ("rmse", "bias", "scatter", "slope", "coverage_68", "coverage_95")

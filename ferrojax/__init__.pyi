@@ -1,8 +1,8 @@
-from .acquisition import align_frames as align_frames
-from .acquisition import average_frames as average_frames
 from .columns import Columns as Columns
 from .columns import GaussianNoise as GaussianNoise
 from .columns import PoissonNoise as PoissonNoise
+from .columns import align_frames as align_frames
+from .columns import average_frames as average_frames
 from .columns import cramer_rao as cramer_rao
 from .columns import estimate_drift as estimate_drift
 from .columns import estimate_jitter as estimate_jitter
@@ -71,6 +71,7 @@ from .multislice import plan_slices as plan_slices
 from .optics import PlaneWave as PlaneWave
 from .optics import Probe as Probe
 from .polarization import PolarizationMap as PolarizationMap
+from .polarization import analyse_map as analyse_map
 from .polarization import cell_polarization as cell_polarization
 from .polarization import displacement_statistics as displacement_statistics
 from .polarization import domain_map as domain_map

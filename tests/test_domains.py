@@ -186,6 +186,67 @@ def test_noise_has_no_domains_and_a_dead_layer_none():
     np.testing.assert_array_equal(found.label, np.where(np.arange(20)[:, None] < 12, 1, -1) * np.ones((1, 25)))
 
 
+def stepped(first, second, normal, offset=(0.0, 0.0), noise=3.0, seed=0):
+    """Two domains (pm) and a sharp wall, an offset common to all cells, noise with its covariance; and the regions."""
+    at = grid()
+    side = (at @ np.asarray(normal, float) > 1.0)[..., None]
+    values = np.where(side, second, first) + np.asarray(offset)
+    values = values + noise * np.random.default_rng(seed).normal(size=at.shape)
+    return at, values, np.broadcast_to(noise**2 * np.eye(2), (*at.shape, 2)), side[..., 0]
+
+
+WALLS = {
+    "180": ("100", (0.0, 10.0), (0.0, -10.0), (1.0, 0.0), ("180",)),
+    "90": ("100", (10.0, 0.0), (0.0, 10.0), (0.7, -0.7), ("90",)),
+    "71 or 109": ("111", (7.0, 7.0), (7.0, -7.0), (0.0, 1.0), ("71", "109")),
+    "109 or 180": ("111", (7.0, 7.0), (-7.0, -7.0), (0.7, -0.7), ("109", "180")),
+}
+
+
+@pytest.mark.parametrize("offset", [(0, 8), (0, -20), (8, 0), (-8, 5), (14, -14)], ids=str)
+@pytest.mark.parametrize("wall", WALLS)
+def test_an_offset_common_to_all_cells_hides_no_wall(wall, offset):
+    """Mis-tilt adds 8 pm to domains of ±10 pm: the wall, its kind and its charge stay, whatever the direction."""
+    family, first, second, normal, kind = WALLS[wall]
+    at, field, covariance, side = stepped(first, second, normal, offset)
+    valid = np.ones(side.shape, bool)
+    families = {name: projected_variants(name, PLANE) for name in ("100", "110", "111")}
+    assert likeliest_family(field, valid, families, covariance, expected=family) == family
+    domains = segment_domains(field, valid, families[family], covariance)
+    (found,) = find_walls(domains, field, at, wall_kinds(family, PLANE))
+    assert found.kind == kind
+    same = (domains.region == domains.region[0, 0]) == (side == side[0, 0])
+    assert same.mean() > 0.99
+    plain = stepped(first, second, normal)[1]
+    (expected,) = find_walls(domains._replace(offset=np.zeros(2)), plain, at, wall_kinds(family, PLANE))
+    np.testing.assert_allclose(found.charge, expected.charge, atol=0.5)
+    assert found.character == expected.character
+    if wall == "180":
+        np.testing.assert_allclose(domains.offset, offset, atol=0.5)
+        np.testing.assert_allclose(domains.amplitude, 10.0, atol=0.5)
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (0, 8), (8, 0), (-14, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(1.0, 1.0), (3.0, 1.0)], ids=["round", "along x"])
+def test_one_domain_under_an_offset_has_no_wall(offset, shape):
+    """Scatter that is larger along one axis, which the covariances do not know, is no pair of domains either."""
+    at = grid()
+    generator = np.random.default_rng(3)
+    field = np.array([0.0, 10.0]) + offset + 2.0 * np.asarray(shape) * generator.normal(size=at.shape)
+    domains = segment_domains(field, np.ones(at.shape[:2], bool), FOUR)
+    assert domains.region.max() == 0
+    assert not domains.offset.any()
+    assert find_walls(domains, field, at, wall_kinds("100", PLANE)) == ()
+
+
+def test_four_domains_under_an_offset():
+    field, truth, covariance = quarters(0.15)
+    found = segment_domains(field + np.array([0.4, -0.3]), np.ones(truth.shape, bool), FOUR, covariance)
+    assert (found.label == truth).mean() > 0.99
+    np.testing.assert_allclose(found.offset, [0.4, -0.3], atol=0.02)
+    np.testing.assert_allclose(found.amplitude, 0.5, atol=0.02)
+
+
 def test_the_family_is_recognised():
     families = {name: projected_variants(name, PLANE) for name in ("100", "111")}
     field, truth, covariance = quarters(0.15)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.registration import phase_cross_correlation
 
-from ferrojax.acquisition import align_frames, average_frames
+from ferrojax.columns import align_frames, average_frames
 from ferrojax.errors import InputError
 from ferrojax.image import Image
 

@@ -12,8 +12,9 @@ from ferrojax.dataset import PARAMETERS, SimulatedSet, TrainingPlan, generate, r
 from ferrojax.dataset.patches import AXIS, PATCH, Recording, build_pool, extract_patches, normalised, simulate_patches
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.inference import NetworkPredictor, Truth, no_signal
+from ferrojax.inference import MadeFor, NetworkPredictor, Truth, no_signal
 from ferrojax.models import DisplacementNet
+from ferrojax.polarization import CellFrames
 from ferrojax.training import Domain, Settings, draw, load_model, matched_domain, prior_domain, save_model, train
 from ferrojax.training.domain import noise_spectrum, white_noise
 from ferrojax.training.losses import even_alignment, gaussian_nll, half_turn
@@ -222,8 +223,89 @@ def test_checkpoint_restores_the_network(network, tmp_path):
         load_model(tmp_path / "nothing")
 
 
+def test_a_checkpoint_is_replaced_and_nothing_else_is(network, tmp_path):
+    patch = jax.random.normal(jax.random.key(0), (2, PATCH, PATCH))
+    save_model(tmp_path / "model", DisplacementNet(PATCH, rngs=nnx.Rngs(7)))
+    save_model(tmp_path / "model", network[0])
+    np.testing.assert_array_equal(load_model(tmp_path / "model")(patch)[0], network[0](patch)[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("mine", "file"):
+        with pytest.raises(InputError, match="path: holds something that is no checkpoint"):
+            save_model(tmp_path / name, network[0])
+    assert (tmp_path / "mine" / "work.txt").read_text() == "x"
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    save_model(tmp_path / "narrow", DisplacementNet(PATCH, 32, rngs=nnx.Rngs(0)))
+    save_model(tmp_path / "small", DisplacementNet(PATCH - 8, rngs=nnx.Rngs(0)))
+    (tmp_path / "empty").mkdir()
+    for name, problem in (("narrow", "shapes|fit"), ("small", "shapes|fit"), ("empty", "checkpoint")):
+        with pytest.raises(InputError, match=f"model: .*({problem})"):
+            load_model(tmp_path / name)
+
+
+def test_a_network_maps_what_it_was_made_for(network):
+    """A network answers for any patch; cells of another crystal, zone axis or mode are refused with the reason."""
+    predictor = NetworkPredictor(network[0], 1.0, "test", MadeFor("BaTiO3"))
+    centre = jnp.array([[30.0, 30.0]])
+    image = Image(jax.random.normal(jax.random.key(0), (60, 60)), (0.2, 0.2))
+
+    def cells(crystal="BaTiO3", zone="0 0 1", mode="HAADF"):
+        one = jnp.eye(2)
+        return CellFrames(centre, 5 * one, one, jnp.zeros((1, 2)), one[None], crystal, zone, mode)
+
+    assert predictor.predict(image, cells())[0].shape == (1, 2)
+    for other in (cells("PbTiO3"), cells(zone="1 1 0"), cells(mode="ABF")):
+        with pytest.raises(InputError, match=r"predictor: cannot map .* made for HAADF of BaTiO3 \[0 0 1\]"):
+            predictor.predict(image, other)
+    with pytest.raises(InputError, match="spread_scale"):
+        NetworkPredictor(network[0], -1.0, "test", MadeFor("BaTiO3"))
+
+
+def noise_over_signal(per_cell: int) -> float:
+    """Of patches of a drawn lattice of 4 Å cells, recorded with one dose per area at so many px a cell."""
+    step, cells = 4.0 / per_cell, 6
+    y, x = np.mgrid[: cells * per_cell, : cells * per_cell] * step
+    clean = np.cos(np.pi * x / 2) + np.cos(np.pi * y / 2)
+    noisy = clean + 0.05 / step * np.random.default_rng(per_cell).normal(size=clean.shape)
+    at = 4.0 * np.mgrid[1:5, 1:5].reshape(2, -1).T / step
+    frame = jnp.eye(2) / step
+    still, shown = (extract_patches(Image(data, (step, step)), jnp.asarray(at), frame) for data in (clean, noisy))
+    along = (still * shown).mean((1, 2))[:, None, None]  # both have unit variance: what is left is noise
+    return float(np.sqrt(((shown / along - still) ** 2).mean()))
+
+
+def test_a_finer_scan_of_the_same_dose_gives_no_noisier_patches():
+    """Pixels of a finer scan hold fewer counts; patches are means over their pixel, so that only the dose counts."""
+    found = [noise_over_signal(per_cell) for per_cell in (16, 24, 40, 80)]
+    assert max(found) < 1.15 * min(found)
+
+
+def test_patches_of_an_image_and_of_its_simulation_agree(pool):
+    """The pool's own periodic image, finely drawn, cut at a cell: the low-pass is the same on both ways."""
+    entry = jnp.arange(3)
+    simulated, label = simulate_patches(jax.random.key(1), pool, entry, clean_recording(3))
+    n, cells = 160, pool.displacement.shape[1]
+    for k in range(3):
+        whole = np.zeros((n, n), complex)
+        half = pool.spectrum.shape[1] // 2
+        index = np.r_[0:half, -half:0]
+        whole[np.ix_(index, index)] = np.asarray(pool.spectrum)[k]
+        data = np.tile(np.fft.ifft2(whole).real * n**2, (3, 3))
+        same = np.abs(np.asarray(pool.displacement)[k] - np.asarray(label)[k]).max(-1)
+        row, col = np.unravel_index(same.argmin(), same.shape)
+        per_cell = n // cells
+        centre = np.array([[n + (col + 0.5) * per_cell, n + (row + 0.5) * per_cell]])
+        frame = np.eye(2) * n / pool.box
+        found = extract_patches(Image(data, (1, 1)), jnp.asarray(centre), jnp.asarray(frame))
+        np.testing.assert_allclose(found[0], simulated[k], atol=0.02)
+
+
 def test_prediction_is_odd_under_the_half_turn(network, pool):
-    predictor = NetworkPredictor(network[0], 1.0, "test")
+    predictor = NetworkPredictor(network[0], 1.0, "test", MadeFor("BaTiO3"))
     patches, label = draw(jax.random.key(11), pool, network[2], 200)
     displacement, covariance = predictor.predict_patches(np.asarray(patches))
     opposite, _ = predictor.predict_patches(np.asarray(half_turn(patches)))

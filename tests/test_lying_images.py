@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ferrojax.acquisition import average_frames
+from ferrojax.columns import average_frames
 from ferrojax.columns.faulty_pixels import without_spikes
 from ferrojax.crystal import material
 from ferrojax.errors import InputError

@@ -1,9 +1,7 @@
 """What the report of a map says of an image of known truth: a wall, two vacancies, a corner without lattice."""
 
 import json
-from dataclasses import replace
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +10,18 @@ from matplotlib.figure import Figure
 from ferrojax import Image, material
 from ferrojax.cli.map import Mapped, MapSettings
 from ferrojax.cli.map_report import map_report, map_summary
-from ferrojax.polarization import map_with_model
-from ferrojax.report import analyse_map, refused_columns, unmapped_cells, write_html
-from ferrojax.report.analysis import normalised_residual, spread_split
+from ferrojax.errors import InputError
+from ferrojax.polarization import (
+    analyse_map,
+    map_polarization,
+    map_with_model,
+    normalised_residual,
+    refused_columns,
+    spread_split,
+    unmapped_cells,
+    with_prediction,
+)
+from ferrojax.report import write_html
 from ferrojax.report.checks import EXPLAINED, REASON_COLOUR, draw_refused
 from ferrojax.report.lattice_panels import lattice_quantities
 from ferrojax.report.summary import plain
@@ -151,26 +158,63 @@ def test_lattice_quantities_agree_with_each_other(mapped):
     assert length.spread == pytest.approx(float(np.nanmedian(length.error)), rel=0.5)
 
 
+def test_drift_can_be_taken_out_of_the_positions(truth):
+    """Lines shifted smoothly by up to 0.8 px: A columns lie on a straight lattice again, cells move little."""
+    line = np.arange(len(truth))
+    shift = 0.8 * np.sin(2 * np.pi * line / 120) + 0.3 * np.cos(2 * np.pi * line / 70)
+    moved = np.stack([np.interp(line - s, line, row) for s, row in zip(shift, truth, strict=True)])
+    image = Image(np.random.default_rng(2).poisson(moved).astype(np.float32), (STEP, STEP))
+    plain, straight = (map_polarization(image, material("PbTiO3"), correct_drift=c) for c in (False, True))
+    assert float(plain.calibration.rms_pm) > 12
+    assert float(straight.calibration.rms_pm) < 0.3 * float(plain.calibration.rms_pm)
+    np.testing.assert_array_equal(straight.position_px, plain.position_px)
+    both = np.asarray(plain.valid)
+    place = np.asarray(straight.position)[both]
+    index = np.stack(np.nonzero(both)[::-1], -1)
+    design = np.column_stack([np.ones(len(index)), index])
+    off = place - design @ np.linalg.lstsq(design, place, rcond=None)[0]
+    assert 100 * off.std() < 3
+    assert dict(straight.provenance)["drift of the scan"].startswith("taken out")
+    assert any("Slow drift of the scan" in note for note in straight.notes)
+    assert not any("drift" in note for note in plain.notes)
+
+
+def test_a_predictor_is_one(truth):
+    image = Image(truth, (STEP, STEP))
+    with pytest.raises(InputError, match="predictor: is no predictor"):
+        map_polarization(image, material("PbTiO3"), predictor=3)
+
+
 def test_polarization_beyond_any_crystal_is_pointed_out(mapped):
-    from ferrojax.cli.map_report import impossible_note
-
-    assert impossible_note(mapped) == []
+    """The map says so itself, and says it of a predictor's values as it would of its own."""
     pmap = mapped.pmap
-    fifth = np.array(pmap.polarization)
-    fifth[::5] = 3.0
-    far = replace(mapped, pmap=eqx.tree_at(lambda m: m.polarization, pmap, jnp.asarray(fifth)))
-    assert "more polar than 1.6 C/m²" in impossible_note(far)[0]
+    assert not any("more polar" in note for note in pmap.notes)
+
+    class Far:
+        def predict(self, image, cells):
+            some = jnp.arange(len(cells.classical))[:, None] % 5 == 0
+            return jnp.where(some, 1.0, cells.classical), cells.classical_covariance
+
+    class Classical:
+        def predict(self, image, cells):
+            return cells.classical, cells.classical_covariance
+
+    far = with_prediction(pmap, mapped.image, Far())
+    assert sum("more polar than 1.6 C/m²" in note for note in far.notes) == 1
+    again = with_prediction(far, mapped.image, Far())
+    assert again.notes == far.notes
+    assert with_prediction(far, mapped.image, Classical()).notes == far.notes
+    assert with_prediction(pmap, mapped.image, Classical()).notes == pmap.notes
 
 
-def test_frames_that_move_fast_are_pointed_out(mapped):
-    from ferrojax.acquisition import FrameAlignment
-    from ferrojax.cli.map_report import frame_notes
+def test_frames_that_move_fast_are_pointed_out():
+    from ferrojax.columns import FrameAlignment
 
     def aligned(step):
         shift = jnp.arange(3.0)[:, None] * jnp.array([step, 0.0])
         return FrameAlignment(shift, shift, jnp.ones(3), jnp.array([0, 1, 0]), jnp.zeros(2, int), jnp.array(16.0))
 
-    slow, fast = (frame_notes(replace(mapped, frames=aligned(step))) for step in (2.0, 6.0))
+    slow, fast = (aligned(step).notes for step in (2.0, 6.0))
     assert len(slow) == 1
     assert "2 of 3 frames" in slow[0]
     assert "(2.0, 0.0) px a frame" in slow[0]
@@ -178,7 +222,7 @@ def test_frames_that_move_fast_are_pointed_out(mapped):
 
 
 def test_page_and_summary_show_the_same_figures(mapped, tmp_path):
-    settings = MapSettings("phantom.npz", "PbTiO3", (0, 0, 1), None, "HAADF", False, None, False, (0.0, 0.0), 0)
+    settings = MapSettings("phantom.npz", "PbTiO3", (0, 0, 1), None, "HAADF", False, None, False, (0.0, 0.0), False)
     report = map_report(mapped, settings)
     write_html(tmp_path / "report.html", report)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -49,6 +49,20 @@ def test_round_trip_is_exact(tmp_path, pmap, extension):
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
+def test_notes_are_read_back_and_an_older_file_has_none(tmp_path, pmap, extension):
+    path = tmp_path / f"map.{extension}"
+    warned = dataclasses.replace(pmap, notes=("Undecided: α < β.", "12 % of the cells are more polar than 1.6 C/m²."))
+    write_map(path, warned)
+    assert read_map(path).notes == warned.notes
+    if extension == "zarr":
+        del zarr.open_group(path).attrs["notes"]
+    else:
+        with h5py.File(path, "a") as file:
+            del file.get("ferrojax", file).attrs["notes"]
+    assert read_map(path).notes == ()
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_map_without_polarization_in_double_precision(tmp_path, pmap, extension):
     path = tmp_path / f"map.{extension}"
     with jax.enable_x64(True):

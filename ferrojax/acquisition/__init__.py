@@ -1,8 +1,5 @@
 """From an ideal image to a recorded one."""
 
-from ferrojax.acquisition.frames import FrameAlignment as FrameAlignment
-from ferrojax.acquisition.frames import align_frames as align_frames
-from ferrojax.acquisition.frames import average_frames as average_frames
 from ferrojax.acquisition.scan_image import ScanGeometry as ScanGeometry
 from ferrojax.acquisition.scan_image import blurred as blurred
 from ferrojax.acquisition.scan_image import expose as expose

@@ -129,7 +129,7 @@ def train_networks(
 
 def map_with_networks(scans: dict, classical: dict, trained: "dict[str, Trained]") -> dict[str, dict]:
     """scan -> method -> map, for the real image and the pseudo-experiment; the control keeps its column fit."""
-    from ferrojax.inference import NetworkPredictor
+    from ferrojax.inference import MadeFor, NetworkPredictor
     from ferrojax.polarization import with_prediction
 
     maps: dict[str, dict] = {"null": {"classical": classical["null"]}}
@@ -137,6 +137,7 @@ def map_with_networks(scans: dict, classical: dict, trained: "dict[str, Trained]
         maps[scan] = {"classical": classical[scan]}
         for method, which in (("simulation_only", "simulation_only"), ("joint", scan)):
             result = trained[which]
-            predictor = NetworkPredictor(result.model, result.spread_scale, f"network, {method.replace('_', ' ')}")
+            name = f"network, {method.replace('_', ' ')}"
+            predictor = NetworkPredictor(result.model, result.spread_scale, name, MadeFor("BaTiO3"))
             maps[scan][method] = with_prediction(classical[scan], scans[scan], predictor)
     return maps

@@ -200,7 +200,7 @@ def write_demo(folder: Path, outcome: Outcome) -> None:
             *[(f"column fit: {k}", v) for k, v in map_facts(real["classical"])],
             *settings_facts(outcome),
         ],
-        notes=NOTES,
+        notes=[*NOTES, *joint.notes],
     )
     write_map(folder / "map.hspy", joint)
     write_map(folder / "map_classical.hspy", real["classical"])

@@ -22,7 +22,7 @@ from ferrojax.cli.output import prepared_output
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ferrojax.acquisition import FrameAlignment
+    from ferrojax.columns import FrameAlignment
     from ferrojax.image import Image
 
 RESULTS = ("report.html", "map.png", "map.{format}", "map.csv", "columns.csv", "summary.json")
@@ -44,9 +44,11 @@ def map_image(
     signal: str | None = typer.Option(None, help="Name or number of one of several signals in the file."),
     frames: bool = typer.Option(False, "--frames", help="The file is a series: align its frames and average them."),
     drift: str | None = typer.Option(None, help="First guess of the frames' drift, px a frame as x,y; see --frames."),
+    correct_drift: bool = typer.Option(
+        False, "--correct-drift", help="Take the scan's slow drift out of the positions; a strain gradient goes, too."
+    ),
     format: str = typer.Option("hspy", help="File format of the map: hspy (HyperSpy), h5 or zarr."),
     out: str = typer.Option("out", help="Folder for the maps, the report and summary.json."),
-    seed: int = typer.Option(0, min=0, help="Recorded with the results; a column fit draws no numbers."),
 ) -> None:
     """Map the displacement of B columns against their A neighbours, with an error bar per cell."""
     from time import perf_counter
@@ -57,7 +59,9 @@ def map_image(
     step, axis = parse_sampling(sampling), parse_zone(zone)
     shown, kind = parse_choice("mode", mode, MODES), parse_choice("format", format, FORMATS)
     moved = parse_drift(drift, frames)
-    settings = MapSettings(image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, moved, seed)
+    settings = MapSettings(
+        image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, moved, correct_drift
+    )
     start = perf_counter()
     with prepared_output(out) as folder, progress_display(console) as progress:
         mapped = map_file(settings, progress)
@@ -65,8 +69,8 @@ def map_image(
         write_results(folder, mapped, settings, str(kind), lambda: perf_counter() - start)
     from ferrojax.cli.map_report import summed_up
 
-    for line in mapped.analysis.found.ambiguity:
-        console.print(f"undecided: {line}", markup=False)
+    for line in mapped.pmap.notes:
+        console.print(f"note: {line}", markup=False)
     for name, value in summed_up(mapped):
         console.print(f"{name}: {value}", markup=False)
     console.print(f"written to {out}: {', '.join(RESULTS).format(format=kind)}", markup=False)
@@ -91,19 +95,26 @@ def progress_display(console) -> Iterator[Callable[[str], None]]:
 def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
     """Read, find, fit, map and analyse; everything but files."""
     progress("reading")
-    from ferrojax.polarization import map_with_model
-    from ferrojax.report import analyse_map
+    from ferrojax.polarization import analyse_map, map_with_model
 
     crystal, remarks = load_crystal(settings.crystal)
     image, alignment = read_image(settings)
-    made = map_with_model(image, crystal, settings.zone, mode=settings.mode, oxygen=settings.oxygen, progress=progress)
+    made = map_with_model(
+        image,
+        crystal,
+        settings.zone,
+        correct_drift=settings.correct_drift,
+        mode=settings.mode,
+        oxygen=settings.oxygen,
+        progress=progress,
+    )
     analysis = analyse_map(image, made, crystal, settings.zone, progress)
     return Mapped(image, crystal, made[0], analysis, alignment, remarks)
 
 
 def read_image(settings: MapSettings) -> "tuple[Image, FrameAlignment | None]":
     """The image of the file, or the average of its aligned frames."""
-    from ferrojax.acquisition import average_frames
+    from ferrojax.columns import average_frames
     from ferrojax.errors import InputError
     from ferrojax.image import Image
     from ferrojax.io import read

@@ -6,11 +6,9 @@ import numpy as np
 
 from ferrojax.cli.info import versions
 from ferrojax.cli.mapped import Mapped, MapSettings
-from ferrojax.columns.contrast import expected_contrast, measured_contrast
-from ferrojax.columns.remainder import DOUBTFUL
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
-from ferrojax.polarization import displacement_statistics
+from ferrojax.polarization.notes import contrast
 from ferrojax.report import (
     MapReport,
     analysis_checks,
@@ -21,17 +19,6 @@ from ferrojax.report import (
     map_statistics,
     response_sentence,
 )
-
-SIGNIFICANT = 3.0
-"""Standard errors."""
-FAST_DRIFT = 0.3
-"""Lattice periods a frame."""
-FAR_CONTRAST = 1.2
-"""Log ratio: between what thickness and overlap do to real images (up to 1.0) and another crystal."""
-LARGEST_POLARIZATION = 1.6
-"""C/m²; the largest spontaneous ones known are near 1.5 (super-tetragonal BiFeO3)."""
-LYING_SAMPLING = 2.0
-"""%, recorded pixel sizes off by more are pointed out at the top of the report."""
 
 
 def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
@@ -63,100 +50,27 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
 
 def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
     """What a reader must know before believing the map."""
-    found, calibration = mapped.analysis.found, mapped.pmap.calibration
-    told = "as given" if settings.mode else "told from the image"
-    lines = [
+    frames = () if mapped.frames is None else mapped.frames.notes
+    return [
         response_sentence(mapped.pmap),
-        f"Contrast: {found.mode}, {told}.",
+        contrast_sentence(mapped, settings),
         "The error of the mean is a block bootstrap's over neighbouring cells; it knows of scatter, not of a bias. "
         "Nothing is subtracted: sample mis-tilt and overlapping oxygen columns shift the map as a whole.",
         "The affine calibration takes the crystal's mean strain for distortion of the scan.",
-    ]
-    scale, skew = float(calibration.sampling_error), float(calibration.anisotropy)
-    if max(abs(scale), abs(skew)) > LYING_SAMPLING:
-        lines.append(
-            f"The recorded pixel size does not fit the crystal: recorded lengths are {scale:+.1f} % off, and "
-            f"{skew:+.1f} % longer along x than along y. Lengths here are those of the crystal."
-        )
-    if settings.oxygen:
-        lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
-    lines += contrast_note(mapped, settings) + impossible_note(mapped)
-    if found.spikes:
-        lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
-    if found.other_periods > DOUBTFUL:
-        lines.append(
-            f"What the fit leaves over has periods, {100 * found.other_periods:.0f} % of the lattice's amplitude, that "
-            "are not the lattice's: a second one in the beam's path, or strong bending."
-        )
-    for line, (x, y) in found.jumps:
-        lines.append(
-            f"From line {line:.0f} on the lattice is displaced by ({x:+.1f}, {y:+.1f}) px: the scan jumped, or a fault "
-            "of the crystal runs along it. Cells across it are not mapped."
-        )
-    undecided = [f"Undecided: {line}" for line in found.ambiguity]
-    return [*lines, *bias_note(mapped), *undecided, *frame_notes(mapped), *(f"Crystal: {r}." for r in mapped.remarks)]
-
-
-def contrast_note(mapped: Mapped, settings: MapSettings) -> list[str]:
-    """How bright A is against B, and how bright the crystal would make it."""
-    expected = expected_contrast(projected_motif(mapped.crystal, settings.zone))
-    if mapped.analysis.found.mode != "HAADF" or not expected:
-        return []
-    measured = measured_contrast(mapped.pmap.columns)
-    line = (
-        f"A columns are {np.exp(measured):.2g} times as bright as B; Z^1.7 alone would make it {np.exp(expected):.2g}."
-    )
-    far = abs(measured - expected) > FAR_CONTRAST
-    return [line + (" That is far apart: is the crystal right?" if far else "")]
-
-
-def impossible_note(mapped: Mapped) -> list[str]:
-    """That many cells are more polar than any crystal."""
-    if mapped.pmap.polarization is None:
-        return []
-    size = np.linalg.norm(np.asarray(mapped.pmap.polarization)[np.asarray(mapped.pmap.valid)], axis=-1)
-    many = float(np.mean(size > LARGEST_POLARIZATION))
-    if many < 0.02:
-        return []
-    return [
-        f"{100 * many:.0f} % of the cells are more polar than {LARGEST_POLARIZATION} C/m², as no known crystal is: "
-        "mis-tilt, overlapping columns, noise or a wrong crystal make up much of these displacements."
+        *mapped.pmap.notes,
+        *frames,
+        *(f"Crystal: {remark}." for remark in mapped.remarks),
     ]
 
 
-def bias_note(mapped: Mapped) -> list[str]:
-    """What a significant mean displacement means where the crystal is not known to be polar."""
-    if mapped.crystal.soft_mode is not None or mapped.crystal.mode_charge is not None:
-        return []
-    found = displacement_statistics(mapped.pmap)
-    mean, error = np.asarray(found["mean"]), np.maximum(found["mean_error"], 1e-9)
-    if float(np.linalg.norm(mean / error)) < SIGNIFICANT:
-        return []
-    return [
-        f"If the crystal is not polar, its mean displacement of {np.linalg.norm(mean):.1f} pm is a bias of the "
-        "recording, such as mis-tilt; a polar crystal recorded alike would show it, too."
-    ]
-
-
-def frame_notes(mapped: Mapped) -> list[str]:
-    """How many frames of a series were averaged."""
-    if mapped.frames is None:
-        return []
-    reasons = [reason for reason in mapped.frames.rejection_reason if reason]
-    kept, total = int(mapped.frames.accepted.sum()), len(mapped.frames.accepted)
-    left_out = f" Left out: {', '.join(f'{reasons.count(r)} {r}' for r in sorted(set(reasons)))}." if reasons else ""
-    x, y = mapped.frames.drift
-    notes = [
-        f"The image is the average of {kept} of {total} frames, aligned rigidly.{left_out} They drift by ({x:.1f}, "
-        f"{y:.1f}) px a frame."
-    ]
-    share = mapped.frames.largest_step / float(mapped.frames.period)
-    if share > FAST_DRIFT:
-        notes.append(
-            f"Frames move by up to {share:.2f} of a lattice period from one to the next. A lattice that moves by half "
-            "a period or more looks as if it moved the other way: if it drifted faster, say so with --drift."
-        )
-    return notes
+def contrast_sentence(mapped: Mapped, settings: MapSettings) -> str:
+    """The mode, and how bright A is against B beside what the crystal would make it."""
+    mode = mapped.analysis.found.mode
+    seen = contrast(mapped.pmap.columns, projected_motif(mapped.crystal, settings.zone))
+    line = f"Contrast: {mode}, {'as given' if settings.mode else 'told from the image'}."
+    if mode != "HAADF" or seen is None:
+        return line
+    return f"{line} A columns are {seen[0]:.2g} times as bright as B; Z^1.7 alone would make it {seen[1]:.2g}."
 
 
 def summed_up(mapped: Mapped) -> list[tuple[str, str]]:
@@ -182,6 +96,7 @@ def map_summary(mapped: Mapped, settings: MapSettings) -> dict[str, object]:
         "response": response,
         "calibration": pmap.calibration.summary(),
         **analysis_summary(pmap, mapped.analysis),
+        "notes": list(pmap.notes),
         "remarks": mapped.remarks,
         "scan_jumps_px": [{"line": line, "by": by} for line, by in mapped.analysis.found.jumps],
         "frames_averaged": None if frames is None else int(frames.accepted.sum()),

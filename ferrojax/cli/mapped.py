@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ferrojax.acquisition import FrameAlignment
+    from ferrojax.columns import FrameAlignment
     from ferrojax.crystal import Crystal
     from ferrojax.image import Image
-    from ferrojax.polarization import PolarizationMap
-    from ferrojax.report import MapAnalysis
+    from ferrojax.polarization import MapAnalysis, PolarizationMap
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class MapSettings:
     signal: str | int | None
     frames: bool
     drift: tuple[float, float]
-    seed: int
+    correct_drift: bool
 
 
 @dataclass(frozen=True)

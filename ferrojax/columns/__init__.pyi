@@ -18,6 +18,7 @@ from .distortion.scan import lattice_deviation as lattice_deviation
 from .distortion.scan import resampled_lines as resampled_lines
 from .distortion.scan import scan_distortion as scan_distortion
 from .distortion.scan import variance_split as variance_split
+from .distortion.straighten import straightened as straightened
 from .faulty_pixels import saturated_pixels as saturated_pixels
 from .find import FindOptions as FindOptions
 from .find import FoundColumns as FoundColumns
@@ -25,4 +26,7 @@ from .find import find_columns as find_columns
 from .find import find_with_model as find_with_model
 from .fitting.noise import GaussianNoise as GaussianNoise
 from .fitting.noise import PoissonNoise as PoissonNoise
+from .frames import FrameAlignment as FrameAlignment
+from .frames import align_frames as align_frames
+from .frames import average_frames as average_frames
 from .precision import cramer_rao as cramer_rao

@@ -1,8 +1,10 @@
 """Patches: one unit cell and its surroundings in the crystal's own axes, from images and from simulations.
 
 A patch is PATCH × PATCH pixels of PIXEL Å, centred on the centroid of the four A columns, with rows along the
-crystal's +y and columns along its +x axis. Each is shifted to zero mean and scaled to unit standard deviation,
-so that detector gain, thickness gradients and background do not enter.
+crystal's +y and columns along its +x axis. Images and simulations alike are low-passed by a Gaussian of LOW_PASS Å
+before the pixels are taken: a finer scan of the same dose then gives the same patch, noise included. Each patch is
+shifted to zero mean and scaled to unit standard deviation, so that detector gain, thickness gradients and background
+do not enter.
 """
 
 import equinox as eqx
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int, Key
+from scipy import fft
 from scipy.ndimage import map_coordinates
 
 from ferrojax.dataset.generate import PARAMETERS, SimulatedSet
@@ -17,12 +20,16 @@ from ferrojax.image import Image
 from ferrojax.products import EXACT
 
 PATCH, PIXEL = 24, 0.25
+LOW_PASS = 0.6 * PIXEL
+"""Å, rms radius: passes a column's profile (0.5 Å and wider) and 17 % of the amplitude at a patch's Nyquist limit."""
 AXIS = (np.arange(PATCH) - (PATCH - 1) / 2) * PIXEL
 """Å: pixel centres of a patch along one axis."""
 
 
 _BEYOND = 1.0
 """px that a patch may reach beyond the image."""
+_REACH = 5.0
+"""Rms radii of the low-pass that an image is continued by, as its own mirror image."""
 
 
 def normalised(patches: Float[Array | np.ndarray, "n p p"]) -> Float[Array | np.ndarray, "n p p"]:
@@ -34,14 +41,30 @@ def normalised(patches: Float[Array | np.ndarray, "n p p"]) -> Float[Array | np.
 def extract_patches(
     image: Image, centre_px: Float[Array, "n 2"], frame: Float[Array, "2 2"]
 ) -> Float[np.ndarray, "n p p"]:
-    """Normalised patches of an image by cubic interpolation.
+    """Normalised patches of an image, low-passed to the patch's pixel, by cubic interpolation.
 
     centre_px: (x, y) px. frame: px offset = frame @ (x, y) in Å along the crystal's axes.
     """
     offset = np.stack(np.meshgrid(AXIS, AXIS), -1) @ np.asarray(frame, float).T
     at = np.asarray(centre_px, float)[:, None, None] + offset
-    values = map_coordinates(np.asarray(image.data, float), [at[..., 1], at[..., 0]], order=3, mode="mirror")
+    values = map_coordinates(low_passed(image.data, frame), [at[..., 1], at[..., 0]], order=3, mode="mirror")
     return np.asarray(normalised(values), np.float32)  # pyright: ignore[reportArgumentType]
+
+
+def low_passed(
+    data: Float[Array | np.ndarray, "rows cols"], frame: Float[Array | np.ndarray, "2 2"]
+) -> Float[np.ndarray, "rows cols"]:
+    """An image under a Gaussian of LOW_PASS Å, exact at any pixel size; frame as in `extract_patches`."""
+    frame = np.asarray(frame, float)
+    covariance = LOW_PASS**2 * frame @ frame.T  # px²
+    reach = np.ceil(_REACH * np.sqrt(np.diag(covariance))).astype(int)[::-1]
+    reach = np.minimum(reach, np.array(data.shape) - 1)
+    wide = np.pad(np.asarray(data, float), [(r, r) for r in reach], mode="reflect")
+    ky, kx = fft.fftfreq(wide.shape[0])[:, None], fft.rfftfreq(wide.shape[1])[None]
+    exponent = covariance[0, 0] * kx**2 + covariance[1, 1] * ky**2 + 2 * covariance[0, 1] * kx * ky
+    spectrum = np.asarray(fft.rfft2(wide)) * np.exp(-2 * np.pi**2 * exponent)
+    smooth = np.asarray(fft.irfft2(spectrum, wide.shape))
+    return smooth[reach[0] : wide.shape[0] - reach[0], reach[1] : wide.shape[1] - reach[1]]
 
 
 def whole_patches(image: Image, centre_px: Float[Array, "n 2"], frame: Float[Array, "2 2"]) -> Bool[np.ndarray, " n"]:
@@ -131,7 +154,8 @@ def _centred_on_a(
 class Recording(eqx.Module):
     """How one patch of a batch is recorded; one entry a patch, lengths in Å.
 
-    blur: (n, 3) covariance xx, yy, xy of source and optics together, Å². jitter: (n,) rms of a line's shift.
+    blur: (n, 3) covariance xx, yy, xy of source and optics together, Å², without the low-pass of the patch.
+    jitter: (n,) rms of a line's shift.
     strain: (n, 3) xx, yy, xy of the local lattice against the mean one. centre: (n, 2) error of the centroid.
     noise: (n, p, p) amplitude spectrum of the noise of a normalised patch, in FFT order.
     """
@@ -155,6 +179,7 @@ def simulate_patches(
     rows, cols = pool.spectrum.shape[1:]
     ky, kx = np.fft.fftfreq(rows, pool.box / rows), np.fft.fftfreq(cols, pool.box / cols)
     xx, yy, xy = recording.blur.T[..., None, None]
+    xx, yy = xx + LOW_PASS**2, yy + LOW_PASS**2
     exponent = xx * kx[None] ** 2 + yy * ky[:, None] ** 2 + 2 * xy * kx[None] * ky[:, None]
     spectrum = pool.spectrum[entry] * jnp.exp(-2 * jnp.pi**2 * exponent)
     exx, eyy, exy = recording.strain.T[..., None]

@@ -161,6 +161,7 @@ def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> N
         "channel_names": [name for name, _ in names],
         "channel_units": [unit for _, unit in names],
         "provenance": {key: str(value) for key, value in pmap.provenance},
+        "notes": list(pmap.notes),
         "calibration": _arrays(pmap.calibration),
         "first_cell": "" if pmap.first_cell is None else list(pmap.first_cell),
         "convention": CONVENTION,

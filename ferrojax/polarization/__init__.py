@@ -1,5 +1,12 @@
 """From columns to displacement and polarization maps."""
 
+from ferrojax.polarization.analysis import MapAnalysis as MapAnalysis
+from ferrojax.polarization.analysis import analyse_map as analyse_map
+from ferrojax.polarization.analysis import normalised_residual as normalised_residual
+from ferrojax.polarization.analysis import refused_columns as refused_columns
+from ferrojax.polarization.analysis import significant_winding as significant_winding
+from ferrojax.polarization.analysis import spread_split as spread_split
+from ferrojax.polarization.analysis import unmapped_cells as unmapped_cells
 from ferrojax.polarization.bootstrap import BlockMean as BlockMean
 from ferrojax.polarization.bootstrap import block_bootstrap as block_bootstrap
 from ferrojax.polarization.born import atom_charges as atom_charges

@@ -11,20 +11,21 @@ from ferrojax.errors import InputError
 from ferrojax.polarization.born import is_perovskite
 from ferrojax.polarization.domains import MIN_CELLS, Domains, likeliest_family, segment_domains
 from ferrojax.polarization.map import PolarizationMap
-from ferrojax.polarization.variants import FAMILIES, projected_variants, wall_kinds
+from ferrojax.polarization.variants import FAMILIES, ROOM_TEMPERATURE, projected_variants, wall_kinds
 from ferrojax.polarization.walls import Wall, find_walls
 
 
 class DomainMap(NamedTuple):
     """domains: on the map's grid. walls: between them. family: "100", "110" or "111". quantity: what was segmented,
     "polarization" (C/m²), or "displacement" (Å) where the crystal has no response; then the walls' charge is the
-    displacement's, in Å, and says nothing about the sign of bound charge.
+    displacement's, in Å, and says nothing about the sign of bound charge. notes: what a reader must know of them.
     """
 
     domains: Domains
     walls: tuple[Wall, ...]
     family: str
     quantity: str
+    notes: tuple[str, ...] = ()
 
 
 def domain_map(
@@ -37,9 +38,11 @@ def domain_map(
     """Segment a map of a perovskite into domains and describe the walls between them.
 
     family: pseudo-cubic directions of the polarization; by default the one that explains the map best, which a map
-    with a single domain does not tell. A projection
-    shows only the in-plane part: domains that differ along the beam are not told apart, and a wall's kind may have
-    several names. Charges carry the response's relative error on top of their own, common to all walls.
+    with a single domain does not tell; where several do it as well, that of the crystal's phase at room temperature.
+    A projection shows only the in-plane part: domains that differ along the beam are not told apart, and a wall's
+    kind may have several names. An offset that all cells share, such as mis-tilt, does not enter the walls: they are
+    read from the difference of their sides. Charges carry the response's relative error on top of their own, common
+    to all walls.
     Errors: InputError for an unknown family, a crystal that is no perovskite of five sites, or an empty map.
     """
     if not is_perovskite(crystal):
@@ -53,7 +56,27 @@ def domain_map(
     field = np.asarray(pmap.polarization if polar else pmap.displacement)
     covariance = pmap.polarization_covariance(0.0) if polar else pmap.covariance
     valid = np.asarray(pmap.valid)
-    family = likeliest_family(field, valid, variants, covariance) if family is None else family
+    if family is None:
+        family = likeliest_family(field, valid, variants, covariance, ROOM_TEMPERATURE.get(crystal.name))
     domains = segment_domains(field, valid, variants[family], covariance, minimum_cells=minimum_cells)
     walls = find_walls(domains, field, np.asarray(pmap.position), wall_kinds(family, axes))
-    return DomainMap(domains, walls, family, "polarization" if polar else "displacement")
+    quantity = "polarization" if polar else "displacement"
+    return DomainMap(domains, walls, family, quantity, _offset_notes(domains, polar))
+
+
+def _offset_notes(domains: Domains, polar: bool) -> tuple[str, ...]:
+    """That the domains share an offset, and what that leaves open."""
+    if not domains.offset.any():
+        return ()
+    (x, y), size = 100 * domains.offset, 100 * domains.amplitude  # C/m² to µC/cm², or Å to pm
+    unit = "µC/cm²" if polar else "pm"
+    lines = [
+        f"All domains share an offset of ({x:+.1f}, {y:+.1f}) {unit} beside an amplitude of {size:.1f}: mis-tilt and "
+        "overlapping columns make one. Walls are read from the difference of their sides."
+    ]
+    if len(np.unique(domains.label[domains.label >= 0])) == 2:
+        lines.append(
+            "With two directions alone the offset is not certain: one domain beside a region that is not polar, or "
+            "another family of directions, would look the same under another offset."
+        )
+    return tuple(lines)

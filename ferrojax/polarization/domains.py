@@ -21,9 +21,10 @@ class Domains(NamedTuple):
 
     label: row of `variant`, −1 in invalid and non-polar cells. confidence: probability of that label (or of being
     non-polar) given the cell's own value and error; NaN where invalid. region: number of the connected domain, −1
-    outside all. variant: (k, d) as given. amplitude: a domain's field is amplitude × variant, the field's unit;
-    where there is one domain, amplitude along its own direction.
+    outside all. variant: (k, d) as given. amplitude: a domain's field is offset + amplitude × variant, the field's
+    unit; where there is one domain, amplitude along its own direction.
     scatter: rms of the cells about that per component beyond their errors, the field's unit.
+    offset: (d,) what all cells share beside their polarization, the field's unit; zeros where none shows.
     """
 
     label: np.ndarray
@@ -32,6 +33,7 @@ class Domains(NamedTuple):
     variant: np.ndarray
     amplitude: float
     scatter: float
+    offset: np.ndarray
 
 
 def segment_domains(
@@ -43,12 +45,17 @@ def segment_domains(
     graph: CellGraph | None = None,
     minimum_cells: int = MIN_CELLS,
     coherence: float = 1.0,
+    common_offset: bool | None = None,
 ) -> Domains:
     """Assign every cell to one of the directions that symmetry allows, or to none.
 
     A mixture of Gaussians: one on each variant, one about zero for cells that are not polar, with a common scatter
     beyond each cell's own covariance (`mixture`). A field that noise about zero explains better has no domain, and
-    one that scatters about a single direction, allowed or not (mis-tilt adds a constant), is one domain.
+    one that scatters about a single direction, allowed or not, is one domain.
+    common_offset: whether all centres may be shifted alike, as mis-tilt and overlapping columns do; it is taken where
+    the cells ask for it. By default in two dimensions, an image's; a structure has no microscope. Then only
+    differences count: a domain beside a non-polar region under a small offset and two domains under a larger one look
+    the same, and are called two domains.
     variants: (k, d) in the field's axes, from `polar_variants` or `projected_variants`; lengths count relative to
     each other. graph: which cells touch; by default those of a (ny, nx) grid.
     minimum_cells: smaller domains get the label most common around them; their confidence is the probability of
@@ -65,7 +72,7 @@ def segment_domains(
     cells = _cells(values, there, covariance)
     k, mask = len(variant), there.ravel()
     chance = np.full((mask.size, k + 1), np.nan)
-    fitted, chance[mask] = _chances(cells, variant)
+    fitted, chance[mask] = _chances(cells, variant, _may_shift(common_offset, d))
     chance[mask] = _leaning(chance, mask, graph, coherence)[mask]
     label = np.where(mask, np.nan_to_num(chance).argmax(1), NONE)
     label = _cleaned(label, chance, graph, minimum_cells)
@@ -77,25 +84,30 @@ def segment_domains(
         region=graph.regions(label).reshape(shape),
         variant=variant,
         amplitude=cells.unit * fitted.amplitude if (label >= 0).any() else 0.0,
-        scatter=cells.unit * fitted.variance**0.5,
+        scatter=cells.unit * float(np.trace(fitted.scatter) / d) ** 0.5,
+        offset=cells.unit * fitted.offset,
     )
 
 
-def _chances(cells: Cells, variant: np.ndarray) -> tuple[Mixture, np.ndarray]:
+def _chances(cells: Cells, variant: np.ndarray, offset: bool) -> tuple[Mixture, np.ndarray]:
     """The fit and the (n, k + 1) probabilities of all variants, of a single direction, or of none: the simplest."""
     sample, k = cells.sample(), len(variant)
     mean = sample.value.mean(0)
     single = (mean / max(float(np.linalg.norm(mean)), 1e-12))[None]
-    fits = {name: fit_mixture(sample, v) for name, v in (("all", variant), ("one", single), ("none", single[:0]))}
+    sets = {"all": variant, "one": single, "none": single[:0]}
+    fits = {name: fit_mixture(sample, v, isotropic=not offset) for name, v in sets.items()}
     free = (variant.shape[1] - 1) * np.log(max(len(sample.value), 2))  # the single direction is fitted, too
     cost = {
         "all": information_criterion(fits["all"], sample, variant),
         "one": information_criterion(fits["one"], sample, single) + free,
         "none": information_criterion(fits["none"], sample, single[:0]),
     }
+    if offset:
+        fits["shifted"] = fit_mixture(sample, variant, offset=True)
+        cost["shifted"] = information_criterion(fits["shifted"], sample, variant)
     best = min(cost, key=lambda name: cost[name])
-    if best == "all":
-        return fits["all"], posterior(fits["all"], cells, variant)[0]
+    if best in ("all", "shifted"):
+        return fits[best], posterior(fits[best], cells, variant)[0]
     chance = np.zeros((len(cells.value), k + 1))
     chance[:, k] = 1.0
     if best == "one":
@@ -130,16 +142,28 @@ def likeliest_family(
     valid: Bool[AnyArray, "*cells"],
     families: Mapping[str, Float[AnyArray, "_ axes"]],
     covariance: Float[AnyArray, "*cells d d"] | None = None,
+    expected: str | None = None,
+    common_offset: bool | None = None,
 ) -> str:
     """Name of the set of variants that explains a field best, by the Bayesian information criterion.
 
-    families: name -> variants, such as {"100": projected_variants("100", axes), "111": …}.
+    families: name -> variants, such as {"100": projected_variants("100", axes), "111": …}. Each may have an offset
+    common to all cells; common_offset as in `segment_domains`. Two domains alone often fit several families, each with
+    its own offset: then the smallest decides, or `expected`, the family to take unless another one is likelier.
     """
     cells = _cells(np.asarray(field, float), np.asarray(valid), covariance).sample()
 
     def criterion(name: str) -> float:
         variants = np.asarray(families[name], float)
-        return information_criterion(fit_mixture(cells, variants), cells, variants)
+        k, d = variants.shape
+        cost, shifts = [], _may_shift(common_offset, d)
+        for offset in (False, True)[: 1 + shifts]:
+            fit = fit_mixture(cells, variants, offset=offset, isotropic=not shifts)
+            found = information_criterion(fit, cells, variants)
+            # What is expected pays nothing for its parameters: it goes only where the cells speak against it.
+            known = k + 1 + d * offset if name == expected else 0
+            cost.append(found - known * np.log(max(len(cells.value), 2)))
+        return min(cost)
 
     return min(families, key=criterion)
 
@@ -150,6 +174,10 @@ def graph_of(shape: tuple[int, ...], graph: CellGraph | None) -> CellGraph:
     if len(shape) != 2:
         raise InputError("graph", shape, "is needed where the cells are no grid", "give structure_graph(cells)")
     return grid_graph(shape)
+
+
+def _may_shift(common_offset: bool | None, dimensions: int) -> bool:
+    return dimensions == 2 if common_offset is None else common_offset
 
 
 def _cells(values: np.ndarray, there: np.ndarray, covariance: AnyArray | None) -> Cells:

@@ -1,14 +1,24 @@
 """PolarizationMap and how it is made from an image."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, Unpack, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ferrojax.columns import SITES, Calibration, Columns, FindOptions, FoundColumns, find_with_model
+from ferrojax.columns import (
+    SITES,
+    Calibration,
+    Columns,
+    FindOptions,
+    FoundColumns,
+    find_with_model,
+    scan_distortion,
+    straightened,
+)
 from ferrojax.columns.columns import ACCEPTED, MOVED, POOR, WIDTH
 from ferrojax.columns.indexing.orientation import UNDECIDED_SITES
 from ferrojax.columns.remainder import other_periods
@@ -20,9 +30,12 @@ from ferrojax.image import Image
 from ferrojax.polarization.bootstrap import block_bootstrap
 from ferrojax.polarization.born import plane_response, polarization_covariance
 from ferrojax.polarization.displacement import displacement_operator
+from ferrojax.polarization.notes import bias_notes, image_notes, polarization_notes
 from ferrojax.products import exact
 
 MIN_CELLS = 12
+DRIFT = "drift of the scan"
+"""Name in the provenance of a map whose positions are without it."""
 _ASTRAY = 0.5
 """Share of the B columns that are fitted at all."""
 
@@ -37,6 +50,7 @@ class PolarizationMap(eqx.Module):
     response: (2, 2) C/m² per Å that made it. response_error: its relative uncertainty, None if unknown.
     provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
     first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
+    notes: what a reader must know before believing the map, a sentence each; empty where nothing stands out.
     """
 
     position: Float[Array, "ny nx 2"]
@@ -51,6 +65,7 @@ class PolarizationMap(eqx.Module):
     provenance: tuple[tuple[str, str], ...] = eqx.field(static=True)
     first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
     response_error: float | None = eqx.field(static=True, default=None)
+    notes: tuple[str, ...] = eqx.field(static=True, default=())
 
     def polarization_covariance(self, relative_uncertainty: float | None = None) -> Float[Array, "ny nx 2 2"] | None:
         """Covariance of the polarization in (C/m²)²; None where there is no polarization.
@@ -71,6 +86,7 @@ class CellFrames(eqx.Module):
     frame: (2, 2), px offset = frame @ r for r in Å along the crystal's projected axes.
     rotation: (2, 2), calibrated image-frame vector = rotation @ crystal-frame vector.
     classical: (n, 2) Å in the image frame, the column fit's displacement; classical_covariance: (n, 2, 2) Å².
+    crystal, zone, mode: of the map, such as "BaTiO3", "0 0 1" and "HAADF"; "" where it does not say.
     """
 
     centre_px: Float[Array, "n 2"]
@@ -78,6 +94,9 @@ class CellFrames(eqx.Module):
     rotation: Float[Array, "2 2"]
     classical: Float[Array, "n 2"]
     classical_covariance: Float[Array, "n 2 2"]
+    crystal: str = eqx.field(static=True, default="")
+    zone: str = eqx.field(static=True, default="")
+    mode: str = eqx.field(static=True, default="")
 
 
 @runtime_checkable
@@ -91,21 +110,35 @@ def map_polarization(
     image: Image,
     crystal: Crystal,
     zone: Sequence[int] = (0, 0, 1),
-    predictor: Predictor | None = None,
+    predictor: Any = None,
+    *,
+    correct_drift: bool = False,
     **options: Unpack[FindOptions],
 ) -> PolarizationMap:
     """Map the displacement of B against its A neighbours, and the polarization it implies.
 
-    Without a predictor the positions are Gaussian column fits; options: those of `find_columns`. No mean and no plane
-    is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it is drawn.
-    Errors: InputError as `find_columns`, and where no B column is free of A along this zone axis.
+    predictor: a `Predictor`. Without one the positions are Gaussian column fits; options: those of `find_columns`. No
+    mean and no plane is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it
+    is drawn. What stands out is said in `notes`.
+    correct_drift: take the slow drift of the scan out of the positions (`scan_distortion`, `straightened`); a strain
+    gradient across the lines goes with it. A predictor, which sees the image itself, does not profit.
+    Errors: InputError as `find_columns`, where no B column is free of A along this zone axis, for a predictor without
+    `predict`, and with correct_drift for an image with too few columns to follow the drift.
     """
-    result, _ = map_with_model(image, crystal, zone, **options)
+    if not (predictor is None or isinstance(predictor, Predictor)):
+        remedy = "pass an object with predict(image, cells), such as ferrojax.inference.NetworkPredictor, or None"
+        raise InputError("predictor", predictor, "is no predictor", remedy)
+    result, _ = map_with_model(image, crystal, zone, correct_drift=correct_drift, **options)
     return result if predictor is None else with_prediction(result, image, predictor)
 
 
 def map_with_model(
-    image: Image, crystal: Crystal, zone: Sequence[int] = (0, 0, 1), **options: Unpack[FindOptions]
+    image: Image,
+    crystal: Crystal,
+    zone: Sequence[int] = (0, 0, 1),
+    *,
+    correct_drift: bool = False,
+    **options: Unpack[FindOptions],
 ) -> tuple[PolarizationMap, FoundColumns]:
     """The classical map, with the fitted image that it rests on; arguments and errors as `map_polarization`."""
     motif = projected_motif(crystal, zone)
@@ -124,14 +157,43 @@ def map_with_model(
             "shows columns that could be A as well as B, so that the sign of every displacement is open",
             "check crystal and pixel size; give mode if it is known",
         )
-    assert found.columns.calibration is not None
-    lattice = np.asarray(found.columns.calibration.lattice_px, float)
+    calibration = found.columns.calibration
+    assert calibration is not None
+    lattice = np.asarray(calibration.lattice_px, float)
     found = found._replace(other_periods=other_periods(np.asarray(image.data, float), found.model, lattice))
+    oxygen = bool(options.get("oxygen"))
     facts = [
         ("image", image.name),
-        ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
+        ("mode", found.mode),
+        ("oxygen under B", "drawn along the soft mode" if oxygen else "not drawn"),
     ]
-    return map_from_columns(found.columns, crystal, motif, tuple(facts)), found
+    notes = image_notes(found, motif, oxygen)
+    if correct_drift:
+        drift = scan_distortion(upright(image, found), found.columns).drift
+        found = found._replace(columns=straightened(found.columns, drift, motif))
+        pm = 100 * float(np.sqrt(np.linalg.det(np.asarray(calibration.affine, float))))
+        x, y = drift.levels(pm)["drift_removed"]
+        facts.append((DRIFT, f"taken out of the positions, rms ({x:.1f}, {y:.1f}) pm"))
+        notes += (f"Slow drift of the scan, rms ({x:.1f}, {y:.1f}) pm, is taken out. {drift.caveat}",)
+    pmap = map_from_columns(found.columns, crystal, motif, tuple(facts))
+    return _with_notes(pmap, notes), found
+
+
+def upright(image: Image, found: FoundColumns) -> Image:
+    """The image with bright columns: turned over where they are dark."""
+    return Image(-image.data, image.sampling, name=image.name) if found.dark else image
+
+
+def _with_notes(pmap: PolarizationMap, notes: tuple[str, ...]) -> PolarizationMap:
+    """A map with these notes and those of its own displacements."""
+    return replace(pmap, notes=(*notes, *_value_notes(pmap)))
+
+
+def _value_notes(pmap: PolarizationMap) -> tuple[str, ...]:
+    if pmap.polarization is not None:
+        return polarization_notes(np.asarray(pmap.polarization, float)[valid_indices(pmap)])
+    found = displacement_statistics(pmap)
+    return bias_notes(found["mean"], found["mean_error"])
 
 
 def _check_fitted(columns: Columns) -> None:
@@ -226,13 +288,14 @@ def valid_indices(pmap: PolarizationMap) -> tuple[np.ndarray, np.ndarray]:
 def cell_frames(pmap: PolarizationMap) -> CellFrames:
     """The valid cells of a map, in row order."""
     at = valid_indices(pmap)
-    calibration = pmap.calibration
+    calibration, known = pmap.calibration, dict(pmap.provenance)
     return CellFrames(
         centre_px=pmap.position_px[at],
         frame=jnp.linalg.inv(calibration.affine) @ calibration.rotation,
         rotation=calibration.rotation,
         classical=pmap.displacement[at],
         classical_covariance=pmap.covariance[at],
+        **{name: known.get(name, "") for name in ("crystal", "zone", "mode")},
     )
 
 
@@ -263,8 +326,8 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
         "polarization": None if pmap.response is None else displacement @ pmap.response.T,
         "provenance": (*kept, ("method", str(method))),
     }
-    fields = {name: getattr(pmap, name) for name in pmap.__dataclass_fields__}
-    return PolarizationMap(**{**fields, **changes})
+    own = _value_notes(pmap)
+    return _with_notes(replace(pmap, **changes), tuple(note for note in pmap.notes if note not in own))
 
 
 class DisplacementStatistics(TypedDict):

@@ -11,6 +11,10 @@ from ferrojax.polarization.structure import AnyArray
 
 FAMILIES = {"100": ((1, 0, 0), 3), "110": ((1, 1, 0), 6), "111": ((1, 1, 1), 4)}
 """Pseudo-cubic family -> one member and the number of its axes: tetragonal, orthorhombic, rhombohedral."""
+ROOM_TEMPERATURE = {
+    "PbTiO3": "100", "BaTiO3": "100", "BiFeO3": "111", "KNbO3": "110", "K0.5Na0.5NbO3": "110",
+}  # fmt: skip
+"""Name of a crystal -> family of its phase at room temperature, whose space groups are P4mm, P4mm, R3c, Amm2, Amm2."""
 SAME = 1e-3
 
 

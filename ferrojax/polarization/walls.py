@@ -28,7 +28,8 @@ class Wall(NamedTuple):
     """A wall between two domains, d components; normal and charge count from the first domain to the second.
 
     region, label: of the two domains. position: (m, d) Å, where the field crosses half-way, a point a bond.
-    normal: (d,) unit vector, NaN for a wall that closes on itself. angle: degrees between the two polarizations.
+    normal: (d,) unit vector, NaN for a wall that closes on itself. angle: degrees between the two polarizations,
+    without the offset that the domains share.
     kind: names that fit, such as ("90",) or, where a projection cannot tell, ("71", "109"); empty where the angle
     is none of the family's, the contrast is below MIN_CONTRAST, or a domain ends within the wall's width, so that
     its own polarization is not seen: then this is no wall to believe.
@@ -109,13 +110,14 @@ def find_walls(
     field = np.asarray(polarization, float).reshape(-1, d)
     graph = graph_of(shape, graph)
     frame = _frame(np.asarray(position, float).reshape(-1, d), graph, None if box is None else np.asarray(box, float))
+    field = field - domains.offset  # only differences of domains are seen: an offset would turn every direction
     known = field if box is None else np.nan_to_num(field)
     label = _bridged(domains.label.ravel(), known, domains.variant, graph, core)
     region = graph.regions(label)
     walls = []
     for bonds in _crossings(region, graph, frame):
         if len(bonds.inner) >= minimum_bonds:
-            walls.append(_describe(bonds, label, region, field, frame, kinds))
+            walls.append(_describe(bonds, (label, region), field, frame, kinds))
     return tuple(walls)
 
 
@@ -185,12 +187,13 @@ def _pieces(bonds: _Bonds, frame: _Frame) -> np.ndarray:
 
 def _describe(
     bonds: _Bonds,
-    label: np.ndarray,
-    region: np.ndarray,
+    numbers: tuple[np.ndarray, np.ndarray],
     field: np.ndarray,
     frame: _Frame,
     kinds: tuple[WallKind, ...],
 ) -> Wall:
+    """numbers: label and region of every cell. field: without the domains' common offset."""
+    label, region = numbers
     pair = int(region[bonds.inner[0]]), int(region[bonds.outer[0]])
     cells = np.nonzero(np.isin(region, pair) & np.isfinite(field).all(1))[0]
     crossing = _crossing_points(bonds, field, frame)

@@ -1,9 +1,5 @@
 """Figures, a self-contained page and the summary of a polarization map."""
 
-from ferrojax.report.analysis import MapAnalysis as MapAnalysis
-from ferrojax.report.analysis import analyse_map as analyse_map
-from ferrojax.report.analysis import refused_columns as refused_columns
-from ferrojax.report.analysis import unmapped_cells as unmapped_cells
 from ferrojax.report.content import Curve as Curve
 from ferrojax.report.content import MapReport as MapReport
 from ferrojax.report.content import Panel as Panel

@@ -5,9 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from ferrojax.image import Image
-from ferrojax.polarization import PolarizationMap, Wall, displacement_statistics
+from ferrojax.polarization import (
+    MapAnalysis,
+    PolarizationMap,
+    Wall,
+    displacement_statistics,
+    refused_columns,
+    unmapped_cells,
+)
+from ferrojax.polarization.map import DRIFT
+from ferrojax.polarization.notes import SIGNIFICANT
 from ferrojax.report import checks
-from ferrojax.report.analysis import SIGNIFICANT, MapAnalysis, refused_columns, unmapped_cells
 from ferrojax.report.content import Panel, Section, Table
 from ferrojax.report.lattice_panels import draw_domains, lattice_quantities, quantity_panel
 from ferrojax.report.panels import middle_window
@@ -115,7 +123,8 @@ def _domain_text(pmap: PolarizationMap, analysis: MapAnalysis) -> list[str]:
     family = analysis.domains.family
     return [
         f"{regions} domains, {len(walls)} wall{'s' if len(walls) > 1 else ''}; directions of the pseudo-cubic "
-        f"⟨{family}⟩ family explain the map best. Domains that differ only along the beam cannot be told apart."
+        f"⟨{family}⟩ family explain the map best. Domains that differ only along the beam cannot be told apart.",
+        *analysis.domains.notes,
     ]
 
 
@@ -151,6 +160,8 @@ def _domain_summary(analysis: MapAnalysis) -> dict[str, object] | None:
     ]
     return {
         "family": analysis.domains.family,
+        "notes": list(analysis.domains.notes),
+        "offset": (100 * domains.offset).tolist(),
         "regions": int(domains.region.max()) + 1,
         "polar_cells": int((domains.label >= 0).sum()),
         "charge_unit": "µC/cm²" if analysis.domains.quantity == "polarization" else "pm",
@@ -237,7 +248,12 @@ def scan_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
         "Drift of the scan", "The smooth shift of the lines against a regular lattice, with one standard error.",
         lambda ax: checks.draw_drift(ax, distortion, scale),
     )  # fmt: skip
-    text = ["None of this is taken out of the map.", distortion.drift.caveat]
+    taken = DRIFT in dict(pmap.provenance)
+    text = [
+        "The slow drift is taken out of the map's positions, line jitter is not." if taken
+        else "None of this is taken out of the map.",
+        distortion.drift.caveat,
+    ]  # fmt: skip
     return Section(title, text, tables, [panel])
 
 

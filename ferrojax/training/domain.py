@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ferrojax.dataset.patches import AXIS, PATCH, PIXEL, SimulatedPool
+from ferrojax.dataset.patches import AXIS, LOW_PASS, PATCH, PIXEL, SimulatedPool
 
 ORDER = 3
 """Harmonics of the unit cell that are compared, −ORDER…ORDER in each direction."""
@@ -84,12 +84,14 @@ def even_harmonics(patches: Float[np.ndarray, "n p p"], cell: float) -> Float[np
 
 
 def pool_harmonics(pool: SimulatedPool) -> Float[np.ndarray, "n h h"]:
-    """The same of every pool entry, unblurred: even harmonics of its mean cell about the B site."""
+    """The same of every pool entry without a source, low-passed as patches are: of its mean cell about the B site."""
     cells = pool.displacement.shape[1]
     order = np.arange(-ORDER, ORDER + 1)
     coefficient = np.real(np.asarray(pool.spectrum)[:, order * cells][:, :, order * cells])
     sign = (-1.0) ** (order[:, None] + order[None])
-    return coefficient * sign * (np.abs(order[:, None]) + np.abs(order[None]) > 0)
+    k = order * cells / pool.box
+    seen = np.exp(-2 * np.pi**2 * LOW_PASS**2 * (k[:, None] ** 2 + k[None] ** 2))
+    return coefficient * seen * sign * (np.abs(order[:, None]) + np.abs(order[None]) > 0)
 
 
 def prior_domain(pool: SimulatedPool, seed: int, noise_level: tuple[float, float] = (0.03, 0.25)) -> Domain:

@@ -18,6 +18,8 @@ _LEAST_OVERLAP = 0.5
 _PRIOR_FREEDOM = 30.0
 _BINS = 32
 _BLOCK = 8
+_FAST = 0.3
+"""Lattice periods a frame from which a drift may be a slip."""
 _SERIES = "read a series with stack=True, or leave --frames out"
 
 
@@ -66,6 +68,24 @@ class FrameAlignment(eqx.Module):
     def rejection_reason(self) -> tuple[str, ...]:
         """Why a frame was refused, "" if it was not."""
         return tuple(FRAME_REJECTIONS[i] for i in np.asarray(self.rejection))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many frames of the series count and how they drift, and whether one may have slipped by a period."""
+        reasons = [reason for reason in self.rejection_reason if reason]
+        left_out = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
+        x, y = self.drift
+        lines = [
+            f"The image is the average of {int(self.accepted.sum())} of {len(self.accepted)} frames, aligned rigidly."
+            f"{f' Left out: {left_out}.' if left_out else ''} They drift by ({x:.1f}, {y:.1f}) px a frame."
+        ]
+        share = self.largest_step / float(self.period)
+        if share > _FAST:
+            lines.append(
+                f"Frames move by up to {share:.2f} of a lattice period from one to the next. A lattice that moves by "
+                "half a period or more looks as if it moved the other way: if it drifted faster, give its drift."
+            )
+        return tuple(lines)
 
 
 def average_frames(

@@ -1,4 +1,4 @@
-"""What a report says of a classical map beyond the map: its fit's residual, its scan, its lattice, its domains."""
+"""What can be told of a classical map beyond the map: its fit's residual, its scan, its lattice, its domains."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,26 +17,18 @@ from ferrojax.columns import (
     variance_split,
 )
 from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
-from ferrojax.crystal import Crystal, projected_motif
-from ferrojax.crystal.zone import Motif
+from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.polarization import (
-    DomainMap,
-    LocalLattice,
-    PolarizationMap,
-    Strain,
-    Wall,
-    cell_members,
-    crystal_lattice,
-    domain_map,
-    map_lattice,
-    strain,
-    winding_number,
-)
+from ferrojax.polarization.cells import crystal_lattice, map_lattice
+from ferrojax.polarization.domain_map import DomainMap, domain_map
+from ferrojax.polarization.lattice import LocalLattice, Strain, strain
+from ferrojax.polarization.map import PolarizationMap, cell_members, upright
+from ferrojax.polarization.notes import SIGNIFICANT
+from ferrojax.polarization.topology import winding_number
+from ferrojax.polarization.walls import Wall
 
-SIGNIFICANT = 3.0
-"""Standard errors of a cell's own displacement above which its direction counts for a vortex."""
 MAX_TURN = 135.0
 """Degrees; see `winding_number`."""
 T = TypeVar("T")
@@ -81,7 +73,11 @@ def analyse_map(
     zone: Sequence[int],
     progress: Callable[[str], None] = lambda _: None,
 ) -> MapAnalysis:
-    """Look at a map as its report shows it; made: what `map_with_model` returned for that image."""
+    """Look at a map as its report shows it: scan, local lattice, domains and walls, vortices, what the fit leaves.
+
+    made: what `map_with_model` returned for that image. progress: called with a word before every stage.
+    Errors: none for what a map cannot tell; `MapAnalysis.reasons` says why.
+    """
     pmap, found = made
     reasons: dict[str, str] = {}
     progress("measuring the scan")
@@ -113,11 +109,6 @@ def _or_reason(compute: Callable[[], T], name: str, reasons: dict[str, str]) -> 
         return None
 
 
-def upright(image: Image, found: FoundColumns) -> Image:
-    """The image with bright columns: turned over where they are dark."""
-    return Image(-image.data, image.sampling, name=image.name) if found.dark else image
-
-
 def normalised_residual(image: Image, found: FoundColumns) -> np.ndarray:
     """(rows, cols) data − model in standard deviations of the noise, single precision; NaN where not counted."""
     z = (np.asarray(image.data, float) - found.model) / np.sqrt(np.maximum(found.variance, 1e-300))
@@ -147,6 +138,7 @@ def significant_winding(pmap: PolarizationMap) -> Winding:
     """Vortices and antivortices among cells whose own displacement is significant, so that noise makes none."""
     shift, valid = np.asarray(pmap.displacement, float), np.asarray(pmap.valid)
     covariance = np.where(valid[..., None, None], np.asarray(pmap.covariance, float), np.eye(2))
+    # Standard errors of a cell's own displacement, beyond which its direction counts.
     square = np.einsum(
         "yxi,yxi->yx", np.nan_to_num(shift), np.linalg.solve(covariance, np.nan_to_num(shift)[..., None])[..., 0]
     )

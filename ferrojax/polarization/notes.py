@@ -1,0 +1,80 @@
+"""What a reader must know before believing a map: of the image and its fit, and of the displacements themselves."""
+
+import numpy as np
+from jaxtyping import Float
+
+from ferrojax.columns import Columns, FoundColumns
+from ferrojax.columns.contrast import expected_contrast, measured_contrast
+from ferrojax.columns.remainder import DOUBTFUL
+from ferrojax.crystal.zone import Motif
+
+FAR_CONTRAST = 1.2
+"""Log ratio: between what thickness and overlap do to real images (up to 1.0) and another crystal."""
+LARGEST_POLARIZATION = 1.6
+"""C/m²; the largest spontaneous ones known are near 1.5 (super-tetragonal BiFeO3)."""
+LYING_SAMPLING = 2.0
+"""%, recorded pixel sizes off by more are pointed out."""
+SIGNIFICANT = 3.0
+"""Standard errors."""
+_MANY = 0.02
+"""Share of cells."""
+
+
+def contrast(columns: Columns, motif: Motif) -> tuple[float, float] | None:
+    """How many times as bright as B the A columns are, measured and by Z^1.7 alone; None where one is missing."""
+    expected = expected_contrast(motif)
+    return (float(np.exp(measured_contrast(columns))), float(np.exp(expected))) if expected else None
+
+
+def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, ...]:
+    """What the columns and their fit say, a sentence each, the gravest first."""
+    seen, calibration, lines = contrast(found.columns, motif), found.columns.calibration, []
+    if found.mode == "HAADF" and seen and abs(np.log(seen[0] / seen[1])) > FAR_CONTRAST:
+        lines.append(
+            f"A columns are {seen[0]:.2g} times as bright as B; Z^1.7 alone would make it {seen[1]:.2g}. That is far "
+            "apart: is the crystal right?"
+        )
+    lines += [f"Undecided: {line}" for line in found.ambiguity]
+    if calibration is not None:
+        scale, skew = float(calibration.sampling_error), float(calibration.anisotropy)
+        if max(abs(scale), abs(skew)) > LYING_SAMPLING:
+            lines.append(
+                f"The recorded pixel size does not fit the crystal: recorded lengths are {scale:+.1f} % off, and "
+                f"{skew:+.1f} % longer along x than along y. Lengths here are those of the crystal."
+            )
+    if oxygen:
+        lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
+    if found.spikes:
+        lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
+    if found.other_periods > DOUBTFUL:
+        lines.append(
+            f"What the fit leaves over has periods, {100 * found.other_periods:.0f} % of the lattice's amplitude, that "
+            "are not the lattice's: a second one in the beam's path, or strong bending."
+        )
+    for line, (x, y) in found.jumps:
+        lines.append(
+            f"From line {line:.0f} on the lattice is displaced by ({x:+.1f}, {y:+.1f}) px: the scan jumped, or a fault "
+            "of the crystal runs along it. Cells across it are not mapped."
+        )
+    return tuple(lines)
+
+
+def polarization_notes(polarization: Float[np.ndarray, "n 2"]) -> tuple[str, ...]:
+    """That many cells are more polar than any crystal; polarization: C/m², of the valid cells."""
+    many = float(np.mean(np.linalg.norm(polarization, axis=-1) > LARGEST_POLARIZATION)) if len(polarization) else 0.0
+    if many < _MANY:
+        return ()
+    return (
+        f"{100 * many:.0f} % of the cells are more polar than {LARGEST_POLARIZATION} C/m², as no known crystal is: "
+        "mis-tilt, overlapping columns, noise or a wrong crystal make up much of these displacements.",
+    )
+
+
+def bias_notes(mean: Float[np.ndarray, "2"], mean_error: Float[np.ndarray, "2"]) -> tuple[str, ...]:
+    """What a significant mean displacement (pm) says of a crystal that is not known to have a polarization."""
+    if float(np.linalg.norm(mean / np.maximum(mean_error, 1e-9))) < SIGNIFICANT:
+        return ()
+    return (
+        f"If the crystal is not polar, its mean displacement of {np.linalg.norm(mean):.1f} pm is a bias of the "
+        "recording, such as mis-tilt; a polar crystal recorded alike would show it, too.",
+    )
