@@ -23,8 +23,8 @@ _CORRELATED = 1.1
 _RIDGE = 1e-6
 """Of the unit normal matrix of a line, against lines that show nothing."""
 _SAMPLE = 1000
-"""Columns whose windows tell the correlation of the noise."""
-_MIDDLE = 768
+"""Columns that tell the correlation of the noise, and what jitter makes of one."""
+_MIDDLE = 512
 """px: lines and columns of the image that tell how much the lines jitter."""
 _LEAST = 30
 """Columns there at least."""
@@ -158,10 +158,10 @@ def line_error(
     width = _width_of_kind(fit, lattice)
     jitter = _jitter(data, fit, lattice, width)
     height = _heights(fit, lattice)
-    y = place[:, 1]
+    y = place[:: max(1, len(place) // _SAMPLE), 1]
     alone = displacement_jitter(jitter, (y, float(np.median(height[chosen]))), (y[:, None], 1.0), np.zeros(1)).mean(0)
     known = np.diagonal(affine @ np.diag(alone) @ affine.T)
-    lines = independent_lines(y, lattice_px)
+    lines = independent_lines(place[:, 1], lattice_px)
     anchored = chosen[kind == lattice.anchor]
     expected = np.median(covariance[anchored], 0)[[0, 1], [0, 1]] if len(anchored) else np.zeros(2)
     real = jnp.result_type(float)

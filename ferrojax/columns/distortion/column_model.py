@@ -12,6 +12,7 @@ from ferrojax.products import exact
 
 _REACH = 3.0  # rms radii of a column within which its misfit counts
 _DRAWN = 4.0  # rms radii within which a column is drawn
+_COUNT = 256  # columns are drawn in multiples of so many, so that few programs are compiled
 _GROUND = 2.0  # nearest distances between columns over which the ground is smooth
 
 
@@ -84,6 +85,16 @@ def column_model(
     position = np.asarray(columns.position_px, float)
     gap = float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))
     half = int(np.ceil(_DRAWN * float(np.max(np.asarray(columns.width_px)))))
-    drawn = np.asarray(rendered_columns(columns, (data.shape[0], data.shape[1]), half), float)
+    fill = -len(position) % _COUNT  # columns of no intensity
+    kind = jnp.result_type(float)
+    padded = ColumnShape(
+        jnp.asarray(np.pad(position, ((0, fill), (0, 0))), kind),
+        jnp.asarray(np.pad(np.asarray(columns.amplitude, float), (0, fill)), kind),
+        jnp.asarray(np.pad(np.asarray(columns.width_px, float), (0, fill), constant_values=1.0), kind),
+    )
+    drawn = np.asarray(_drawn(padded, (data.shape[0], data.shape[1]), half), float)
     model = drawn + ndimage.gaussian_filter(data - drawn, _GROUND * gap)
     return model + common_misfit(data - model, columns, group)
+
+
+_drawn = jax.jit(rendered_columns, static_argnums=(1, 2))
