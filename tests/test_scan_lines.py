@@ -163,10 +163,12 @@ def test_domains_and_layers_of_a_map_are_not_shared_errors():
     domains = np.stack([np.where(index[:, 1] < 12, 0.8, -0.8), np.where(index[:, 0] % 14 < 7, 0.8, -0.8)], -1)
     layers = 0.3 * (-1.0) ** index[:, 1:]
     assert cells_share(noise + domains + layers, centre, index, vectors).max() < 0.03**2
-    rows = 0.2 * rng.normal(size=30)[index[:, 1], None] * [1.0, 0.0]
-    found = cells_share(noise + domains + rows, centre, index, vectors)
-    assert found[0] == pytest.approx(0.04, rel=0.5)
-    assert found[1] < 0.03**2
+    found = []
+    for _ in range(4):
+        rows = 0.2 * rng.normal(size=30)[index[:, 1], None] * [1.0, 0.0]
+        found.append(cells_share(noise + domains + rows, centre, index, vectors))
+    assert np.mean(found, 0)[0] == pytest.approx(0.04, rel=0.4)
+    assert np.max(found, 0)[1] < 0.03**2
 
 
 def test_operators_of_the_lattice():

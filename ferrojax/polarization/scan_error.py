@@ -71,11 +71,11 @@ def cells_share(
     centre_px: px (x, y). index: lattice index of the cells.
     """
     grid = on_grid(index, np.concatenate([displacement, centre_px], 1).astype(float))
-    value, place = grid[..., :2], grid[..., 2:]
+    value, place = without_superstructure(grid[..., :2]), grid[..., 2:]
     step = across_lines(lattice_px)
     beside = np.array([moved(value, (k * step[0], k * step[1])) for k in range(-_CELLS, _CELLS + 1)])
     known = np.isfinite(value).all(-1) & (np.isfinite(beside).all(-1).sum(0) > _CELLS)
     middle = np.full_like(value, np.nan)
     middle[known] = np.nanmedian(beside[:, known], 0)
     period = float(np.sqrt(abs(np.linalg.det(lattice_px))))
-    return shared_variance(without_superstructure(value - middle), place, period)[0] / _LEFT
+    return shared_variance(value - middle, place, period)[0] / _LEFT

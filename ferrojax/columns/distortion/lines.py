@@ -1,6 +1,7 @@
 """What values on a lattice share because they were recorded on the same scan lines."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ APART = 2.5
 """Periods along the lines from which on two places have nothing but the lines in common."""
 _FAR = (2.0, 3.0, 4.0, 5.0, 6.0)
 """Periods between lines that should have nothing in common: what their products show is chance or structure."""
-_CLEAR, _MOSTLY = 2.5, 0.25
+_CLEAR, _MOSTLY = 3.0, 0.25
 """Standard errors from which on values share something; share of their variance that needs no comparison of lines."""
 _CHANCE = 2.0
 _INDEPENDENT = 0.5
@@ -20,9 +21,10 @@ _INDEPENDENT = 0.5
 _MOST = 4000
 """Values at most; more tell nothing new of the lines of one image."""
 _OUTLIER = 4.0
-_PARTS = (3, 4)
-"""Besides pairs of cells: superstructures of so many, where they stand out."""
-_STANDS_OUT = 10.0
+_PARTS = (2, 3, 4)
+"""Cells of a superstructure."""
+_STANDS_OUT = 12.0
+"""Times the waves beside it."""
 _NORMAL = 1.4826
 _BEND = 1.5
 """Variance of a value less the mean of two others, in units of its own."""
@@ -57,32 +59,34 @@ def moved(field: Float[np.ndarray, "ny nx k"], step: tuple[int, int]) -> Float[n
 def without_superstructure(field: Float[np.ndarray, "ny nx k"]) -> Float[np.ndarray, "ny nx k"]:
     """A field on the lattice (NaN where unknown) without its mean and what repeats after two, three or four cells.
 
-    Waves of two cells are always taken out, longer ones where they stand out from the waves beside them and are no
-    nearer to another period, so that a hum of the scan, which has a period of its own, stays.
+    Waves are taken out where they stand out from those beside them, which jitter makes as well, and are no nearer to
+    another period, so that a hum of the scan, which has a period of its own, stays.
     """
-    rest = field - np.nanmean(field, (0, 1))
-    known = np.isfinite(rest).all(-1)
-    y, x = np.nonzero(known)
-    value, place = rest[y, x], np.stack([x, y], -1)
-    if not len(value):
+    rest = np.full_like(field, np.nan)
+    y, x = np.nonzero(np.isfinite(field).all(-1))
+    place = np.stack([x, y], -1)
+    if not len(place):
         return rest
     span = np.array([np.ptp(x), np.ptp(y)]) + 1.0
-    halves = [np.array(q) / 2 for q in ((1, 0), (0, 1), (1, 1))]
-    waves = [np.cos(2 * np.pi * place @ q) for q in halves]
+    for k in range(field.shape[-1]):
+        value = field[y, x, k] - field[y, x, k].mean()
+        waves = [np.ones(len(place))]
+        for q in _waves():
+            if _repeats(value, place, q, span):
+                waves += [np.cos(2 * np.pi * place @ q), np.sin(2 * np.pi * place @ q)]
+        design = np.stack(waves, -1)
+        rest[y, x, k] = value - design @ np.linalg.lstsq(design, value, rcond=None)[0]
+    return rest
+
+
+def _waves() -> Iterator[np.ndarray]:
+    """Waves (cycles a cell along x and y) that repeat after so many cells: one of each and its mirror image."""
+    seen = {(0.0, 0.0)}
     for part in _PARTS:
         for a, b in itertools.product(range(part), repeat=2):
-            q = np.array([a, b]) / part
-            # Of a wave and its mirror image one is enough, and halves are out already.
-            if (
-                (a, b) <= ((-a) % part, (-b) % part)
-                and (2 * a % part or 2 * b % part)
-                and _repeats(value, place, q, span)
-            ):
-                waves += [np.cos(2 * np.pi * place @ q), np.sin(2 * np.pi * place @ q)]
-    design = np.stack([np.ones(len(place)), *waves], -1)
-    rest[y, x] = value - design @ np.linalg.lstsq(design, value, rcond=None)[0]
-    rest[~known] = np.nan
-    return rest
+            if (a / part, b / part) not in seen:
+                seen |= {(a / part, b / part), (-a % part / part, -b % part / part)}
+                yield np.array([a, b]) / part
 
 
 def _repeats(value: np.ndarray, place: np.ndarray, wave: np.ndarray, span: np.ndarray) -> bool:
@@ -90,12 +94,12 @@ def _repeats(value: np.ndarray, place: np.ndarray, wave: np.ndarray, span: np.nd
 
     def power(offset) -> float:
         phase = np.exp(-2j * np.pi * place @ (wave + np.asarray(offset) / span))
-        return float((np.abs(phase @ value) ** 2).sum())
+        return float(np.abs(phase @ value) ** 2)
 
     own = power((0, 0))
-    beside = np.mean([power(o) for k in (-3, -2, 2, 3) for o in ((k, 0), (0, k))])
+    beside = max(np.median([power(np.multiply(k, o)) for k in (-3, -2, 2, 3)]) for o in ((1, 0), (0, 1)))
     slopes = [abs(power(np.multiply(0.35, o)) - power(np.multiply(-0.35, o))) for o in ((1, 0), (0, 1))]
-    return own > _STANDS_OUT * beside and max(slopes) < 0.3 * own
+    return bool(own > _STANDS_OUT * beside and max(slopes) < 0.3 * own)
 
 
 def shared_variance(
