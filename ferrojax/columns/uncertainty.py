@@ -16,8 +16,9 @@ from ferrojax.columns.fitting.fit import FittedColumns
 
 _PARAMETERS = 4
 """Of a column that its own pixels decide; its shape is mostly the sublattice's."""
-_RADIUS, _WIDE = 2.0, 3.5
-"""Widths round a column in which residuals count: for the size of the noise, and for its correlation."""
+_RADIUS, _WIDE, _CROSSED = 2.0, 3.5, 4.0
+"""Widths round a column in which residuals count, for the size of the noise and for its correlation; and in which lines
+cross it."""
 _CORRELATED = 1.1
 """px, correlation area above which noise is not white."""
 _RIDGE = 1e-6
@@ -192,21 +193,22 @@ def _by_site(lattice: Lattice) -> list[np.ndarray]:
 def _heights(fit: FittedColumns, lattice: Lattice) -> Float[np.ndarray, " n"]:
     """(n,) px, alike for a kind: s where the weight of lines in a column's x is that of exp(−t²/s²).
 
-    A line counts by ∫ (∂M/∂x)² / variance dx. The variance is taken as linear in the intensity; s comes from the sum of
-    the squared weights, which is what single lines add up to.
+    A line counts by the sum of (∂M/∂x)² / variance over its pixels that count; s comes from the sum of the squared
+    weights, which is what single lines add up to.
     """
-    some = (slice(None, None, max(1, fit.image.shape[0] // 400)), slice(None, None, max(1, fit.image.shape[1] // 400)))
-    slope, level = np.polyfit(fit.image[some].ravel(), fit.variance[some].ravel(), 1)
-    t = np.linspace(-4.0, 4.0, 81)
-    profile = np.exp(-(t**2) / 2)
     height = _width_of_kind(fit, lattice)
+    trust = fit.seen / fit.variance
     for kind in np.unique(lattice.kind[lattice.usable]):
-        mine = lattice.usable & (lattice.kind == kind)
-        ground = max(level + slope * float(np.median(fit.background[mine])), 1e-30)
-        rise = max(slope * float(np.median(fit.amplitude[mine])) / ground, -0.99)
-        square = (t * profile * profile[:, None]) ** 2 / (1 + rise * profile * profile[:, None])
-        weight = square.sum(1) / square.sum()
-        height[lattice.kind == kind] *= (t[1] - t[0]) / (np.sqrt(2 * np.pi) * (weight**2).sum())
+        mine = np.nonzero(lattice.usable & (lattice.kind == kind))[0]
+        mine = mine[:: max(1, len(mine) // _SAMPLE)]
+        width = float(np.median(fit.width[mine]))
+        value, inside = residual_windows(trust, fit.seen, fit.position[mine], fit.width[mine], _CROSSED)
+        step = np.arange(value.shape[-1]) - value.shape[-1] // 2
+        x, y = (np.round(fit.position[mine, k, None]) + step - fit.position[mine, k, None] for k in (0, 1))
+        slope = (x / width * np.exp(-((x / width) ** 2) / 2))[:, None, :] * np.exp(-((y / width) ** 2) / 2)[:, :, None]
+        weight = (slope**2 * value * inside).sum(2)
+        share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-300)
+        height[lattice.kind == kind] = 1 / (np.sqrt(2 * np.pi) * np.median((share**2).sum(1)))
     return height
 
 
