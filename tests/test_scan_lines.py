@@ -179,9 +179,9 @@ def test_operators_of_the_lattice():
     field[3, 4] = np.nan
     assert np.nanmax(np.abs(without_superstructure(field))) < 1e-12
     few = np.full((4, 3, 2), np.nan)
-    found, error = shared_variance(few, few, CELL)
-    assert found.max() == 0
-    assert np.isinf(error).all()
+    found = shared_variance(few, few, CELL)
+    assert found.variance.max() == 0
+    assert np.isinf(found.error).all()
 
 
 # Error of the mean

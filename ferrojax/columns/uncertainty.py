@@ -173,7 +173,7 @@ def line_error(
         height_px=jnp.asarray(
             [np.median(height[at if at.any() else lattice.usable]) for at in _by_site(lattice)], real
         ),
-        disorder=jnp.asarray(np.sqrt(np.maximum(own - expected - np.maximum(known - shared, 0.0), 0.0)), real),
+        disorder=jnp.asarray(np.sqrt(np.maximum(own - expected, 0.0)), real),
     )
 
 

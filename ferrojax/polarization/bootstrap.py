@@ -93,19 +93,24 @@ def _lines_that_share(
         kinds += [("diagonals", slant, _PERIOD), ("diagonals", slant[..., ::-1], _PERIOD)]
     else:
         place = np.asarray(place_px, float)
-        kinds.insert(0, ("scan lines", place, _spacing(place)))
+        spacing = _spacing(place)
+        if spacing > 0:
+            kinds.insert(0, ("scan lines", place, spacing))
     known = np.where(valid[..., None], residual, np.nan)
     for name, place, period in kinds:
-        share, _ = shared_variance(known, np.where(valid[..., None], place, np.nan), period, max(APART, side))
+        share = shared_variance(known, np.where(valid[..., None], place, np.nan), period, max(APART, side)).variance
         if (share > 0).any():
             line = np.round((place[valid][:, 1] - place[valid][:, 1].min()) / period).astype(int)
             yield name, line, share > 0
 
 
 def _spacing(place_px: np.ndarray) -> float:
-    """px between neighbouring cells, from the area that a cell takes."""
+    """px between neighbouring cells, from the area that a cell takes; 0 where no cell has neighbours both ways."""
     along, down = (np.diff(place_px, axis=k).reshape(-1, 2) for k in (1, 0))
-    one, other = (np.nanmedian(v, 0) for v in (along, down))
+    along, down = (v[np.isfinite(v).all(1)] for v in (along, down))
+    if not (len(along) and len(down)):
+        return 0.0
+    one, other = np.median(along, 0), np.median(down, 0)
     return float(np.sqrt(abs(one[0] * other[1] - one[1] * other[0])))
 
 

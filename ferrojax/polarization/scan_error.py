@@ -78,4 +78,4 @@ def cells_share(
     middle = np.full_like(value, np.nan)
     middle[known] = np.nanmedian(beside[:, known], 0)
     period = float(np.sqrt(abs(np.linalg.det(lattice_px))))
-    return shared_variance(value - middle, place, period)[0] / _LEFT
+    return shared_variance(value - middle, place, period).variance / _LEFT

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +29,15 @@ _STANDS_OUT = 12.0
 _NORMAL = 1.4826
 _BEND = 1.5
 """Variance of a value less the mean of two others, in units of its own."""
+
+
+class Shared(NamedTuple):
+    """variance (k,): what values of a line share, zero where it is within what chance, or lines far from each other,
+    show. error (k,): that limit, infinite for too few. mean_product (k,): the same as it was measured."""
+
+    variance: np.ndarray
+    error: np.ndarray
+    mean_product: np.ndarray
 
 
 def on_grid(index: Int[np.ndarray, "n 2"], value: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "ny nx k"]:
@@ -104,12 +114,12 @@ def _repeats(value: np.ndarray, place: np.ndarray, wave: np.ndarray, span: np.nd
 
 def shared_variance(
     field: Float[np.ndarray, "ny nx k"], place_px: Float[np.ndarray, "ny nx 2"], period: float, apart: float = APART
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Variance (k,) that values of zero mean share with others of their scan line, and its standard error by chance.
+) -> Shared:
+    """Variance that values of zero mean share with others of their scan line.
 
     field, place_px: values and where they are, px (x, y), NaN where unknown. period: px of the lattice. It is the mean
     product of two values on the same line, more than `apart` periods from each other: what is the value's own, or what
-    a few neighbours share, does not enter. Zero where it is within what chance, or lines far from each other, show.
+    a few neighbours share, does not enter.
     """
     known = np.isfinite(field).all(-1) & np.isfinite(place_px).all(-1)
     value, place = field[known], place_px[known]
@@ -118,12 +128,12 @@ def shared_variance(
         value, place = value[some], place[some]
     none = np.zeros(field.shape[-1])
     if len(value) < 12:
-        return none, none + np.inf
+        return Shared(none, none + np.inf, none)
     limit = _OUTLIER * _NORMAL * np.median(np.abs(value), 0)
     value = np.where(limit > 0, np.clip(value, -limit, limit), value)
     same, count = _mean_products(value, place, 0.0, (period, apart))
     if count < 12:
-        return none, none + np.inf
+        return Shared(none, none + np.inf, none)
     total = (value**2).mean(0)
     error = total / np.sqrt(count)
     far = [
@@ -133,7 +143,7 @@ def shared_variance(
     ]
     other = np.sqrt(np.mean(np.square(far), 0)) if far else none
     clear = (same > _CLEAR * error) & ((same > _CLEAR * other) | (same > _MOSTLY * total))
-    return np.where(clear, same, 0.0), np.maximum(error, other)
+    return Shared(np.where(clear, same, 0.0), np.maximum(error, other), same)
 
 
 def _mean_products(
@@ -192,12 +202,11 @@ def line_scatter(
         grid = on_grid(index[chosen], np.concatenate([position, position_px], 1)[chosen])
         bend = grid - (moved(grid, step) + moved(grid, (-step[0], -step[1]))) / 2
         bend = without_superstructure(bend[..., :2])
-        found, error = shared_variance(bend, grid[..., 2:], period)
-        if np.isfinite(error).all():
-            certain = 1 / np.maximum(error, 1e-30) ** 2
-            share, weight = share + certain * found, weight + certain
+        found = shared_variance(bend, grid[..., 2:], period)
+        if np.isfinite(found.error).all():
+            certain = 1 / np.maximum(found.error, 1e-30) ** 2
+            share, weight = share + certain * found.variance, weight + certain
         if k < 0:
             total = (_NORMAL * np.nanmedian(np.abs(bend), (0, 1))) ** 2 if np.isfinite(bend).any() else np.zeros(2)
-            own = total / _BEND
-    share = share / np.maximum(weight, 1e-300) / _BEND
-    return share, np.maximum(own - share, 0.0)
+            own = np.maximum(total - np.maximum(found.mean_product, 0.0), 0.0) / _BEND
+    return share / np.maximum(weight, 1e-300) / _BEND, own
