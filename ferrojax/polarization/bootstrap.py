@@ -65,7 +65,8 @@ def block_bootstrap(
     if side < 1 or (block is not None and 2 * side > max(valid.shape)):
         raise InputError("block", block, f"must fit twice into a map of {valid.shape} cells", "give a smaller block")
     error, along = _resampled(residual, valid, side, resamples, seed), ""
-    for name, line, share in [] if block is not None else _lines_that_share(residual, valid, place_px, side):
+    where = None if place_px is None else np.asarray(place_px, float)
+    for name, line, share in [] if block is not None else _lines_that_share(residual, valid, where, side):
         of_lines = _error_of_lines(residual[valid], line, resamples, seed)
         more = share & (of_lines > _MORE * error)
         error, along = np.where(more, of_lines, error), along or (name if more.any() else "")
@@ -92,10 +93,9 @@ def _lines_that_share(
         slant = np.stack([x - y, x + y], -1) / np.sqrt(2.0)  # along a diagonal cells lie √2 apart
         kinds += [("diagonals", slant, _PERIOD), ("diagonals", slant[..., ::-1], _PERIOD)]
     else:
-        place = np.asarray(place_px, float)
-        spacing = _spacing(place)
+        spacing = _spacing(place_px)
         if spacing > 0:
-            kinds.insert(0, ("scan lines", place, spacing))
+            kinds.insert(0, ("scan lines", place_px, spacing))
     known = np.where(valid[..., None], residual, np.nan)
     for name, place, period in kinds:
         share = shared_variance(known, np.where(valid[..., None], place, np.nan), period, max(APART, side)).variance
