@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 
 from ferrojax.columns import SITES, find_columns
 from ferrojax.columns.fitting import likelihood
-from ferrojax.columns.uncertainty import scan_scatter
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
@@ -204,17 +203,6 @@ def test_second_fit_compiles_nothing():
     before = compiled()
     find_columns(Image(np.asarray(image.data) * 1.5, (0.3, 0.3)), BATIO3)
     assert compiled() == before
-
-
-def test_scan_jitter_goes_into_the_scatter():
-    rng = np.random.default_rng(0)
-    index = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
-    position = 4.0 * index + rng.normal(size=(400, 2)) * (0.03, 0.01)
-    covariance = np.broadcast_to(0.005**2 * np.eye(2), (400, 2, 2))
-    scatter = scan_scatter(position, covariance, index)
-    np.testing.assert_allclose(scatter, [0.03**2 - 0.005**2, 0.01**2 - 0.005**2], rtol=0.25)
-    np.testing.assert_array_equal(scan_scatter(4.0 * index, covariance, index), 0.0)
-    np.testing.assert_array_equal(scan_scatter(position[:9], covariance[:9], index[:9]), 0.0)
 
 
 def test_without_a_crystal_positions_only():

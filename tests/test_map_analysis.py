@@ -137,16 +137,23 @@ def test_counting_noise_explains_the_spread_where_nothing_varies(mapped):
     np.testing.assert_allclose(split.total[1], split.counting[1] + split.scan[1] + split.rest[1], rtol=1e-6)
 
 
-def test_scatter_of_the_lattice_is_taken_out_of_the_counting_noise(mapped):
-    """Columns whose covariances hold s² more each have cells that hold (1 + Σw²) s² more, Σw² = 1/4 of four A."""
+def test_what_the_scan_lines_share_is_no_counting_noise(mapped):
+    """Columns whose covariances hold s² more because of the scan lines leave the counting noise as it was."""
     from ferrojax.crystal import projected_motif
 
-    pmap, found, distortion = mapped.pmap, mapped.analysis.found, mapped.analysis.distortion
+    pmap, distortion = mapped.pmap, mapped.analysis.distortion
     assert distortion is not None
+    columns = pmap.columns
+    assert columns.lines is not None
     motif = projected_motif(mapped.crystal, (0, 0, 1))
-    more = found._replace(scatter=found.scatter + 1e-6)
-    one, other = (spread_split(pmap, each, distortion, motif) for each in (found, more))
-    np.testing.assert_allclose(one.counting - other.counting, 1.25e-6, rtol=1e-3)
+    shaken = eqx.tree_at(
+        lambda c: (c.covariance, c.lines.variance),
+        columns,
+        (columns.covariance + 1e-6 * jnp.eye(2), columns.lines.variance + 1e-6),
+    )
+    one, other = (spread_split(eqx.tree_at(lambda m: m.columns, pmap, c), distortion, motif) for c in (columns, shaken))
+    np.testing.assert_allclose(one.counting, other.counting, rtol=1e-3)
+    assert (one.counting > 0).all()
 
 
 def test_lattice_quantities_agree_with_each_other(mapped):

@@ -2,13 +2,14 @@ from .columns import REJECTIONS as REJECTIONS
 from .columns import SITES as SITES
 from .columns import Calibration as Calibration
 from .columns import Columns as Columns
-from .distortion.jitter import ColumnShape as ColumnShape
+from .columns import LineError as LineError
+from .distortion.column_model import ColumnShape as ColumnShape
+from .distortion.column_model import common_misfit as common_misfit
+from .distortion.column_model import rendered_columns as rendered_columns
 from .distortion.jitter import LineJitter as LineJitter
-from .distortion.jitter import common_misfit as common_misfit
 from .distortion.jitter import displacement_jitter as displacement_jitter
 from .distortion.jitter import estimate_jitter as estimate_jitter
 from .distortion.jitter import line_offsets as line_offsets
-from .distortion.jitter import rendered_columns as rendered_columns
 from .distortion.scan import ScanDistortion as ScanDistortion
 from .distortion.scan import ScanDrift as ScanDrift
 from .distortion.scan import VarianceSplit as VarianceSplit

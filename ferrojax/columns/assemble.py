@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
 from ferrojax.columns.fitting.fit import FittedColumns
 from ferrojax.columns.indexing.seeds import Seeds, inside
-from ferrojax.columns.uncertainty import misfit, residual_windows, scan_scatter
+from ferrojax.columns.uncertainty import Lattice, line_error, misfit, residual_windows
 
 _MOVED = 0.35
 _EDGE = 0.5
@@ -59,9 +59,8 @@ def assemble(
     seeds: Seeds,
     verdict: tuple[np.ndarray, np.ndarray],
     calibration: Calibration | None,
-) -> tuple[Columns, Float[np.ndarray, "2"]]:
-    """Columns in Å, calibrated, or recorded Å without a calibration; and the variance along x and y (Å²) that their
-    covariances hold beyond the fit's own, from the scatter of the lattice.
+) -> Columns:
+    """Columns in Å, calibrated, or recorded Å without a calibration.
 
     verdict: rejection (n,) and which columns make up the lattice (n,).
     """
@@ -70,12 +69,14 @@ def assemble(
     factor = misfit(data, fit, np.maximum(seeds.column, 0), rejection == ACCEPTED)
     with np.errstate(invalid="ignore"):  # refused columns that the fit could not place have no finite error
         covariance = affine @ (fit.covariance * factor[:, None, None]) @ affine.T
-    scatter = np.zeros(2)
-    if anchored.any():
-        scatter = scan_scatter(fit.position[anchored] @ affine.T, covariance[anchored], seeds.index[anchored])
-        covariance = covariance + np.diag(scatter)
+    lines = None
+    if calibration is not None and anchored.any():
+        usable = (rejection == ACCEPTED) & (seeds.column >= 0)
+        lattice = Lattice(seeds.index, seeds.column, seeds.site, usable, int(seeds.column[anchored][0]))
+        lines = line_error(data, fit, lattice, covariance, calibration)
+        covariance = covariance + np.diag(np.asarray(lines.variance, float))
     kind = jnp.result_type(float)
-    columns = Columns(
+    return Columns(
         position=jnp.asarray(fit.position @ affine.T, kind),
         position_px=jnp.asarray(fit.position, kind),
         covariance=jnp.asarray(covariance, kind),
@@ -86,5 +87,5 @@ def assemble(
         lattice_index=jnp.asarray(seeds.index),
         rejection=jnp.asarray(rejection),
         calibration=calibration,
+        lines=lines,
     )
-    return columns, scatter

@@ -1,6 +1,7 @@
 """What the column analysis returns: columns and the calibration that the lattice gave them."""
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -60,18 +61,39 @@ class Calibration(eqx.Module):
         }
 
 
+class LineError(eqx.Module):
+    """What the columns of a scan line share that is not the crystal's: jitter, flicker and hum of the scan.
+
+    variance: (2,) Å² along x and y, a part of every column's covariance.
+    jitter_px: (2,) px rms (x, y) of single lines, as it shows inside the columns; along y, where brighter lines look
+        the same, it is not looked for and zero. correlation: (2,) of one line's jitter with the next one's; further
+        lines follow its powers. height_px: (3,) px, of the columns of each of SITES, rms radius of the Gaussian whose
+        square is how much the fit weighs lines: the column's own for even noise, larger where bright pixels are noisy.
+    disorder: (2,) Å rms along x and y by which the columns of the anchor sublattice scatter beyond their error bars on
+        their own: structure, such as that of a relaxor, and no part of any covariance.
+    """
+
+    variance: Float[Array, "2"]
+    jitter_px: Float[Array, "2"]
+    correlation: Float[Array, "2"]
+    height_px: Float[Array, "3"]
+    disorder: Float[Array, "2"]
+
+
 class Columns(eqx.Module):
     """Atomic columns of an image.
 
     position: (n, 2) Å (x, y), calibrated. position_px: (n, 2) px (x, y), pixel centres at whole numbers.
-    covariance: (n, 2, 2) Å² of position: the fit's own, correlated noise included, plus the scatter that the
-        A sublattice shows beyond it (scan jitter). Bias from tilt or overlapping oxygen is not in it.
+    covariance: (n, 2, 2) Å² of position: the fit's own, correlated noise included, plus what the columns of a scan
+        line share (jitter of the scan). Disorder of the crystal, and bias from tilt or overlapping oxygen, are not in
+        it.
     intensity: (n,) integrated Gaussian, intensity unit × px². width: (n,) Å, rms radius per axis.
     residual: (n,) root mean square of data − fit in the column's window, in units of the column's amplitude.
     site: (n,) index into SITES, −1 without a crystal.
     lattice_index: (n, 2) cell of the column, 0 without a crystal.
     rejection: (n,) index into REJECTIONS; 0 is accepted.
     calibration: None without a crystal: then Å are the recorded ones.
+    lines: what the scan lines add; None without a crystal.
     """
 
     position: Float[Array, "n 2"]
@@ -84,6 +106,12 @@ class Columns(eqx.Module):
     lattice_index: Int[Array, "n 2"]
     rejection: Int[Array, " n"]
     calibration: Calibration | None
+    lines: LineError | None = None
+
+    @property
+    def own_covariance(self) -> Float[Array, "n 2 2"]:
+        """(n, 2, 2) Å², the covariance without what the columns of a scan line share."""
+        return self.covariance if self.lines is None else self.covariance - jnp.diag(self.lines.variance)
 
     @property
     def accepted(self) -> np.ndarray:

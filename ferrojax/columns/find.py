@@ -42,8 +42,7 @@ class FoundColumns(NamedTuple):
 
     columns: as `find_columns` returns them. model: (rows, cols) the fitted image, background included, in the image's
     unit; variance: (rows, cols) of its noise as the fit weighted it, that unit squared; seen: (rows, cols), pixels that
-    counted. scatter: (2,) Å² along x and y that the covariances of all columns hold beyond the fit's own, because the
-    lattice scatters by so much more. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
+    counted. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
     mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
     jumps: line (px) and displacement (2,) px of every jump of the scan. other_periods: amplitude of the strongest
@@ -54,7 +53,6 @@ class FoundColumns(NamedTuple):
     model: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
-    scatter: np.ndarray
     stray: np.ndarray
     mode: str
     dark: bool
@@ -179,19 +177,17 @@ def _labelled(
     rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
     even = without_jumps(fitted.position[anchored], *lines)
     calibration = calibrate(even, seeds.index[anchored], motif, sampling, anchor(motif))
-    columns, scatter = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
-    found = _found((columns, scatter), fitted, seeds, stray[inside(stray, data.shape)])
+    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
+    found = _found(columns, fitted, seeds, stray[inside(stray, data.shape)])
     return found._replace(jumps=tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True)))
 
 
-def _found(assembled: tuple[Columns, np.ndarray], fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:
-    columns, scatter = assembled
+def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:
     return FoundColumns(
         columns=columns,
         model=seeds.polarity * fit.image,
         variance=fit.variance,
         seen=fit.seen,
-        scatter=scatter,
         stray=stray,
         mode=seeds.mode,
         dark=seeds.polarity < 0,
@@ -206,5 +202,5 @@ def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options, count
     counts = counts & ~saturated_pixels(bright)
     fitted = fit_columns(bright, seeds.position, np.zeros(len(seeds.site), int), settings, counts)
     rejection = rejections(fitted, seeds, bright)
-    assembled = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
-    return _found(assembled, fitted, seeds, np.zeros((0, 2)))
+    columns = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
+    return _found(columns, fitted, seeds, np.zeros((0, 2)))

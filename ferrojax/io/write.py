@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrojax.columns import Calibration, Columns
+from ferrojax.columns import Calibration, Columns, LineError
 from ferrojax.errors import InputError
 from ferrojax.io.archive import put_array, restore, store
 from ferrojax.polarization import Domains, PolarizationMap
@@ -32,10 +32,16 @@ UNITS = {
     "Calibration.affine": "Å/px", "Calibration.rotation": "1", "Calibration.lattice_px": "px",
     "Calibration.origin_px": "px", "Calibration.recorded_sampling": "Å/px", "Calibration.sampling_error": "%",
     "Calibration.anisotropy": "%", "Calibration.shear": "degree", "Calibration.rotation_deg": "degree",
-    "Calibration.rms_pm": "pm",
+    "Calibration.rms_pm": "pm", "LineError.variance": "Å²", "LineError.jitter_px": "px",
+    "LineError.correlation": "1", "LineError.height_px": "px", "LineError.disorder": "Å",
 }  # fmt: skip
 CONVENTION = "x right, y down; displacement of B against the centroid of its A neighbours"
-_KINDS = {"PolarizationMap": PolarizationMap, "Columns": Columns, "Calibration": Calibration}
+_KINDS = {
+    "PolarizationMap": PolarizationMap,
+    "Columns": Columns,
+    "Calibration": Calibration,
+    "LineError": LineError,
+}
 _GROUP, _FORMAT, _VERSION = "ferrojax", "ferrojax polarization map", 1
 _HDF5 = (".hspy", ".h5", ".hdf5")
 

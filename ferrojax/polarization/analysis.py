@@ -83,7 +83,7 @@ def analyse_map(
     progress("measuring the scan")
     distortion = _or_reason(lambda: scan_distortion(upright(image, found), pmap.columns), "distortion", reasons)
     motif = projected_motif(crystal, zone)
-    split = None if distortion is None else spread_split(pmap, found, distortion, motif)
+    split = None if distortion is None else spread_split(pmap, distortion, motif)
     progress("looking for domains")
     domains = _or_reason(lambda: domain_map(pmap, crystal, zone), "domains", reasons)
     progress("measuring the local lattice")
@@ -115,17 +115,17 @@ def normalised_residual(image: Image, found: FoundColumns) -> np.ndarray:
     return np.where(found.seen, z, np.nan).astype(np.float32)
 
 
-def spread_split(pmap: PolarizationMap, found: FoundColumns, distortion: ScanDistortion, motif: Motif) -> VarianceSplit:
+def spread_split(pmap: PolarizationMap, distortion: ScanDistortion, motif: Motif) -> VarianceSplit:
     """Scatter of the cells' displacements (Å²) split into counting, line jitter and the rest.
 
-    The covariances of the columns hold the lattice's own excess scatter; it is taken out again here, because line
-    jitter is a part of it. Variation of the displacement itself, from domains to gradients, is in the rest.
+    Variation of the displacement itself, from domains to gradients, is in the rest.
     """
     columns, weight = pmap.columns, np.asarray(motif.shell_weight, float)
     _, b, a = cell_members(columns, motif)
     at = np.nonzero(np.asarray(pmap.valid))
-    displacement, covariance = (np.asarray(v, float)[at] for v in (pmap.displacement, pmap.covariance))
-    counting = covariance - np.diag(found.scatter) * (1 + (weight**2).sum())
+    displacement = np.asarray(pmap.displacement, float)[at]
+    alone = np.asarray(columns.own_covariance, float)
+    counting = alone[b] + np.einsum("k,nkij->nij", weight**2, alone[a])
     y = np.asarray(columns.position_px, float)[:, 1]
     scale = float(np.sqrt(np.linalg.det(np.asarray(pmap.calibration.affine, float))))
     width = np.asarray(columns.width, float) / scale

@@ -31,6 +31,7 @@ from ferrojax.polarization.bootstrap import block_bootstrap
 from ferrojax.polarization.born import plane_response, polarization_covariance
 from ferrojax.polarization.displacement import displacement_operator
 from ferrojax.polarization.notes import bias_notes, image_notes, polarization_notes
+from ferrojax.polarization.scan_error import CellColumns, line_covariance
 from ferrojax.products import exact
 
 MIN_CELLS = 12
@@ -225,9 +226,13 @@ def map_from_columns(
             f"give an image of at least {MIN_CELLS} cells",
         )
     weight = jnp.asarray(motif.shell_weight, columns.position.dtype)
+    alone = columns.own_covariance
     displacement, covariance = displacement_operator(
-        columns.position[a], columns.covariance[a], columns.position[b], columns.covariance[b], weight
+        columns.position[a], alone[a], columns.position[b], alone[b], weight
     )
+    cells = CellColumns(index, b, a, np.asarray(motif.shell_weight, float))
+    by_lines = line_covariance(np.asarray(displacement, float), cells, columns)
+    covariance = covariance + jnp.asarray(by_lines, covariance.dtype)
     centre = jnp.einsum("k,nki->ni", weight, columns.position[a])
     centre_px = jnp.einsum("k,nki->ni", weight, columns.position_px[a])
     first = index.min(0)
@@ -334,7 +339,8 @@ class DisplacementStatistics(TypedDict):
     """(2,) pm (x, y): mean, robust spread (1.4826 MAD), median standard error of a cell, and of the mean.
 
     mean_error is the mean's, from blocks of `block` × `block` cells, because cells that touch share columns and
-    drift moves many together. n cells.
+    drift moves many together; where cells far apart in one direction err together, `along` says in which ("scan lines",
+    "rows", "columns" or "diagonals" of cells, else ""), and whole lines of them are the blocks. n cells.
     """
 
     mean: np.ndarray
@@ -342,6 +348,7 @@ class DisplacementStatistics(TypedDict):
     standard_error: np.ndarray
     mean_error: np.ndarray
     block: int
+    along: str
     n: int
 
 
@@ -356,12 +363,13 @@ def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> 
     displacement = field[at]
     variance = 1e4 * np.asarray(pmap.covariance, float)[at][:, [0, 1], [0, 1]]
     spread = 1.4826 * np.median(np.abs(displacement - np.median(displacement, 0)), 0)
-    mean = block_bootstrap(field, np.asarray(pmap.valid), block)
+    mean = block_bootstrap(field, np.asarray(pmap.valid), block, place_px=np.asarray(pmap.position_px, float))
     return {
         "mean": displacement.mean(0),
         "spread": spread,
         "standard_error": np.sqrt(np.median(variance, 0)),
         "mean_error": mean.standard_error,
         "block": mean.block,
+        "along": mean.along,
         "n": len(displacement),
     }

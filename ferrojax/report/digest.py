@@ -10,7 +10,10 @@ def map_statistics(pmap: PolarizationMap) -> dict[str, object]:
     """Valid cells; (x, y) in pm: mean displacement, its standard error, robust spread, typical σ of a cell.
 
     The standard error of the mean is a block bootstrap's: it knows of scatter and its correlation between cells,
-    not of a common bias. The error of the polarization adds the response's own.
+    not of a common bias; errors_shared_along says along which lines cells far apart err together ("": none).
+    column_sigma_of_scan_lines_pm: what the scan lines add to every column's error; lattice_disorder_pm: rms by which
+    the columns of one sublattice scatter beyond their errors: structure, and part of no error. The error of the
+    polarization adds the response's own.
     """
     found = displacement_statistics(pmap)
     spread = np.asarray(found["spread"])
@@ -18,9 +21,14 @@ def map_statistics(pmap: PolarizationMap) -> dict[str, object]:
         "cells": found["n"],
         "mean_pm": np.asarray(found["mean"]).tolist(),
         "mean_error_pm": np.asarray(found["mean_error"]).tolist(),
+        "errors_shared_along": found["along"],
         "spread_pm": spread.tolist(),
         "sigma_pm": np.asarray(found["standard_error"]).tolist(),
     }
+    lines = pmap.columns.lines
+    if lines is not None:
+        statistics["column_sigma_of_scan_lines_pm"] = (100 * np.sqrt(np.asarray(lines.variance, float))).tolist()
+        statistics["lattice_disorder_pm"] = (100 * np.asarray(lines.disorder, float)).tolist()
     if pmap.polarization is not None and pmap.response is not None:
         mean = np.asarray(pmap.polarization, float)[np.asarray(pmap.valid)].mean(axis=0)
         scatter = np.asarray(pmap.response, float) ** 2 @ (np.asarray(found["mean_error"]) / 100) ** 2
@@ -39,6 +47,17 @@ def map_facts(pmap: PolarizationMap) -> list[tuple[str, str]]:
         ("spread over cells (x, y)", f"{_pair(found['spread_pm'], '')} pm"),
         ("σ of a cell (x, y)", f"{_pair(found['sigma_pm'], '')} pm"),
     ]
+    if found["errors_shared_along"]:
+        how = f"along {found['errors_shared_along']}, so the error of the mean is from whole lines of cells"
+        facts.append(("cells err together", how))
+    if "lattice_disorder_pm" in found:
+        facts += [
+            ("scan lines add to the σ of a column (x, y)", f"{_pair(found['column_sigma_of_scan_lines_pm'], '')} pm"),
+            (
+                "columns off the smooth lattice beyond their σ (x, y)",
+                f"{_pair(found['lattice_disorder_pm'], '')} pm rms",
+            ),
+        ]
     if "mean_polarization_C_per_m2" in found:
         mean, error = (100 * np.asarray(found[f"mean_polarization{k}_C_per_m2"]) for k in ("", "_error"))
         facts.append(("mean polarization implied (x, y)", f"{_pair(mean)} ± {_pair(error, '')} µC/cm²"))

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
-from scipy import ndimage, sparse
-from scipy.spatial import KDTree
+from jaxtyping import Array, Float
+from scipy import sparse
 
+from ferrojax.columns.distortion.column_model import ColumnShape
 from ferrojax.products import exact
 
 _STENCIL = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0  # first derivative, error in the fourth order
@@ -52,6 +52,14 @@ class LineJitter(eqx.Module):
         return {key: (pm_per_px * np.asarray(value, float)).tolist() for key, value in values.items()}
 
 
+class JitterStrength(NamedTuple):
+    """rms: (2,) px (x, y) by which single lines are off. correlation: (2,) of one line's shift with the next one's;
+    further lines follow its powers."""
+
+    rms: np.ndarray
+    correlation: np.ndarray
+
+
 class LineFit(eqx.Module):
     """Least-squares shift of every line, px (x, y), (rows, 2): from all of it, and from two halves of interleaved
     blocks that share no noise; error: (rows, 2), infinite where a line shows no columns."""
@@ -67,65 +75,6 @@ class _AxisFit(NamedTuple):
     offset: np.ndarray
     error: np.ndarray
     halves: np.ndarray
-
-
-class ColumnShape(eqx.Module):
-    """Round Gaussians: position_px (n, 2) px (x, y), amplitude (n,), width_px (n,) px, rms radius."""
-
-    position_px: Float[Array, "n 2"]
-    amplitude: Float[Array, " n"]
-    width_px: Float[Array, " n"]
-
-
-def rendered_columns(columns: ColumnShape, shape: tuple[int, int], half: int) -> Float[Array, "rows cols"]:
-    """The image of the columns on a ground of zero; half: px, half-width of each one's window (static)."""
-    pad = 2 * half + 1
-    step = jnp.arange(-half, half + 1)
-    middle = jnp.round(jax.lax.stop_gradient(columns.position_px)).astype(int)
-    offset = columns.position_px - middle
-
-    def profile(distance, width):
-        return jnp.exp(-0.5 * ((step - distance) / width) ** 2)
-
-    x, y = (jax.vmap(profile)(offset[:, i], columns.width_px) for i in (0, 1))
-    patch = columns.amplitude[:, None, None] * y[:, :, None] * x[:, None, :]
-    row, col = (jnp.clip(middle[:, i, None] + step, -pad, shape[1 - i] + pad - 1) + pad for i in (1, 0))
-    canvas = jnp.zeros((shape[0] + 2 * pad, shape[1] + 2 * pad), patch.dtype)
-    canvas = canvas.at[row[:, :, None], col[:, None, :]].add(patch)
-    return canvas[pad:-pad, pad:-pad]
-
-
-@exact
-def common_misfit(
-    residual: Float[np.ndarray, "rows cols"], columns: ColumnShape, group: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "rows cols"]:
-    """What the columns of a group all leave in the residual, as an image to add to the model.
-
-    A model column that is too round, too wide or without tails leaves the same pattern at every column; a line that
-    crosses more upper than lower halves would take it for a shift. The mean pattern, in units of the amplitude and
-    weighted by it, moves no line on its own, because the columns lie at all heights against the lines or, in rows
-    along them, share lines that jitter on their own.
-    """
-    position = np.asarray(columns.position_px, float)
-    amplitude, width = np.asarray(columns.amplitude, float), np.asarray(columns.width_px, float)
-    gap = float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))
-    half = int(np.ceil(min(_REACH * width.max(), 0.5 * gap)))  # a neighbour has its own
-    step = np.arange(-half, half + 1)
-    near = step[:, None] ** 2 + step**2 <= half**2
-    result = np.zeros((residual.shape[0] + 2 * half, residual.shape[1] + 2 * half))
-    middle = np.round(position).astype(int)
-    inside = ((middle >= half) & (middle < np.array(residual.shape[::-1]) - half)).all(1)
-    for name in np.unique(group[inside]):
-        own = np.nonzero(inside & (group == name))[0]
-        at = position[own][:, None, None] + np.stack(np.meshgrid(step, step), -1)
-        seen = ndimage.map_coordinates(residual, [at[..., 1], at[..., 0]], order=1)
-        pattern = near * np.einsum("n,nij->ij", amplitude[own], seen) / (amplitude[own] ** 2).sum()
-        for k in np.nonzero(group == name)[0]:
-            x, y = middle[k]
-            if 0 <= x < residual.shape[1] and 0 <= y < residual.shape[0]:
-                moved = ndimage.shift(pattern, (position[k] - middle[k])[::-1], order=1)
-                result[y : y + 2 * half + 1, x : x + 2 * half + 1] += amplitude[k] * moved
-    return result[half:-half, half:-half]
 
 
 def line_offsets(
@@ -221,20 +170,45 @@ def estimate_jitter(
     wide in the model, or lines that are brighter than others, look like shifts where the columns lie in rows along
     the lines: there the shifts along y are no better than the model and the beam current.
     """
-    if variance is None:
-        rest = data - model
-        variance = np.full(data.shape, (_NORMAL * np.median(np.abs(rest - np.median(rest)))) ** 2)
     kind = jnp.result_type(float)
-    fit = jax.jit(line_offsets)(*(jnp.asarray(a, kind) for a in (data, model, variance)))
+    fit = _fitted_lines(data, model, variance)
     weights = _column_weights(columns, data.shape[0])
     parts = []
     for axis in (0, 1):
         shares = None if deviation is None else (deviation[0][:, axis], deviation[1][:, axis])
-        own = _AxisFit(*(np.asarray(a[..., axis], float) for a in (fit.offset, fit.error, fit.halves)))
         smooth = np.zeros(len(data)) if drift is None else np.asarray(drift, float)[:, axis]
-        parts.append(_one_axis(own, weights[axis], shares, smooth))
+        parts.append(_one_axis(_of_axis(fit, axis), weights[axis], shares, smooth))
     shift, error, rms, rms_error, correlation = (jnp.asarray(np.stack(v, -1), kind) for v in zip(*parts, strict=True))
     return LineJitter(shift, error, fit.offset, fit.error, rms, rms_error, correlation)
+
+
+@exact
+def jitter_along_lines(
+    data: Float[np.ndarray, "rows cols"],
+    model: Float[np.ndarray, "rows cols"],
+    columns: ColumnShape,
+    drift: Float[np.ndarray, " rows"],
+) -> JitterStrength:
+    """The strength alone of what `estimate_jitter` finds along x, arguments as there; none along y.
+
+    Along y a line that is brighter than others, and a column that is wider than its model, look like jitter.
+    """
+    matrix, strength = _column_weights(columns, data.shape[0])[0]
+    fit, response, seen = _left_in_residual(_of_axis(_fitted_lines(data, model, None), 0), matrix, strength, drift)
+    rms, _, correlation = _prior(fit, response, seen)
+    return JitterStrength(np.array([rms, 0.0]), np.array([correlation, 0.0]))
+
+
+def _fitted_lines(data: np.ndarray, model: np.ndarray, variance: np.ndarray | None) -> LineFit:
+    if variance is None:
+        rest = data - model
+        variance = np.full(data.shape, (_NORMAL * np.median(np.abs(rest - np.median(rest)))) ** 2)
+    kind = jnp.result_type(float)
+    return jax.jit(line_offsets)(*(jnp.asarray(a, kind) for a in (data, model, variance)))
+
+
+def _of_axis(fit: LineFit, axis: int) -> _AxisFit:
+    return _AxisFit(*(np.asarray(a[..., axis], float) for a in (fit.offset, fit.error, fit.halves)))
 
 
 def _column_weights(columns: ColumnShape, rows: int) -> list[tuple[sparse.csr_array, np.ndarray]]:
@@ -256,13 +230,8 @@ def _one_axis(
 ) -> tuple[np.ndarray, np.ndarray, float, float, float]:
     """Posterior mean and error (rows,) of the shifts, their rms with its error, and correlation."""
     matrix, strength = weights
-    seen = np.isfinite(fit.error)
+    fit, response, seen = _left_in_residual(fit, matrix, strength, drift)
     weight = np.where(seen, 1 / np.where(seen, fit.error, 1.0) ** 2, 0.0)
-    by_line = matrix.T.multiply(strength).tocsr()  # (rows, n): which columns speak for a line
-    total = np.maximum(np.asarray(by_line.sum(1)).ravel(), 1e-300)
-    response = (sparse.eye_array(len(weight)) - sparse.diags_array(1 / total) @ by_line @ matrix).tocsr()
-    known = response @ drift
-    fit = fit._replace(offset=fit.offset - known, halves=fit.halves - known)
     rms, rms_error, correlation = _prior(fit, response, seen)
     if rms == 0:
         return np.zeros(len(weight)), np.full(len(weight), rms_error), 0.0, rms_error, 0.0
@@ -275,6 +244,16 @@ def _one_axis(
     precision += _markov_precision(len(weight), rms, correlation)
     covariance = np.linalg.inv(precision)
     return covariance @ right, np.sqrt(np.diag(covariance)), rms, rms_error, correlation
+
+
+def _left_in_residual(fit: _AxisFit, matrix, strength, drift: np.ndarray) -> tuple[_AxisFit, Any, np.ndarray]:
+    """The fit without the drift, what of the lines' shifts the residual shows (rows, rows), and lines that tell."""
+    by_line = matrix.T.multiply(strength).tocsr()  # (rows, n): which columns speak for a line
+    total = np.maximum(np.asarray(by_line.sum(1)).ravel(), 1e-300)
+    response = (sparse.eye_array(len(drift)) - sparse.diags_array(1 / total) @ by_line @ matrix).tocsr()
+    known = response @ drift
+    own = fit._replace(offset=fit.offset - known, halves=fit.halves - known)
+    return own, response, np.isfinite(fit.error)
 
 
 def _markov_precision(rows: int, rms: float, correlation: float) -> np.ndarray:
@@ -349,7 +328,7 @@ def _left_over(response, correlation: float) -> np.ndarray:
 
 
 def displacement_jitter(
-    jitter: LineJitter,
+    jitter: LineJitter | JitterStrength,
     b: tuple[Float[np.ndarray, " n"], float],
     a: tuple[Float[np.ndarray, "n k"], float],
     weight: Float[np.ndarray, " k"],

@@ -8,19 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import Columns
-from ferrojax.columns.distortion.jitter import (
-    ColumnShape,
-    LineJitter,
-    common_misfit,
-    displacement_jitter,
-    estimate_jitter,
-    line_weights,
-    rendered_columns,
-)
+from ferrojax.columns.distortion.column_model import ColumnShape, column_model
+from ferrojax.columns.distortion.jitter import LineJitter, displacement_jitter, estimate_jitter, line_weights
 from ferrojax.columns.distortion.smoothing import LineValues, likeliest, smoothed
 from ferrojax.errors import InputError
 from ferrojax.image import Image
@@ -128,10 +120,7 @@ def scan_distortion(image: Image, columns: Columns) -> ScanDistortion:
     shape = ColumnShape(columns.position_px, jnp.asarray(amplitude), jnp.asarray(width))
     data = np.asarray(image.data, float)
     position = np.asarray(columns.position_px, float)
-    gap = float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))
-    drawn = np.asarray(rendered_columns(shape, data.shape, int(np.ceil(4 * width.max()))), float)
-    model = drawn + ndimage.gaussian_filter(data - drawn, 2 * gap)
-    model = model + common_misfit(data - model, shape, site)
+    model = column_model(data, shape, site)
     covariance = np.einsum("ij,njk,lk->nil", to_px, np.asarray(columns.covariance, float)[kept], to_px)
     lattice = (position[kept], covariance, np.asarray(columns.lattice_index)[kept], site[kept], data.shape[0])
     first = estimate_drift(*lattice)
