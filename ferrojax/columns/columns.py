@@ -4,6 +4,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ferrojax.columns.fitting.noise import Noise
+
 SITES = ("A", "B", "O")
 REJECTIONS = (
     "",
@@ -72,6 +74,8 @@ class Columns(eqx.Module):
     lattice_index: (n, 2) cell of the column, 0 without a crystal.
     rejection: (n,) index into REJECTIONS; 0 is accepted.
     calibration: None without a crystal: then Å are the recorded ones.
+    noise: of the image's intensities, as given or as the residuals show it; None if unknown.
+    dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if unknown.
     """
 
     position: Float[Array, "n 2"]
@@ -84,6 +88,9 @@ class Columns(eqx.Module):
     lattice_index: Int[Array, "n 2"]
     rejection: Int[Array, " n"]
     calibration: Calibration | None
+    noise: Noise | None = None
+    dark: bool = eqx.field(static=True, default=False)
+    image_shape: tuple[int, int] | None = eqx.field(static=True, default=None)
 
     @property
     def accepted(self) -> np.ndarray:

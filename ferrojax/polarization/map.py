@@ -126,7 +126,7 @@ def map_with_model(
         )
     assert found.columns.calibration is not None
     lattice = np.asarray(found.columns.calibration.lattice_px, float)
-    found = found._replace(other_periods=other_periods(np.asarray(image.data, float), found.model, lattice))
+    found = found._replace(other_periods=other_periods(np.asarray(image.data, float), found.model, lattice, ~found.blank))
     facts = [
         ("image", image.name),
         ("oxygen under B", "drawn along the soft mode" if options.get("oxygen") else "not drawn"),
