@@ -8,10 +8,10 @@ from scipy import ndimage
 
 from benchmarks.lattice_phantom import Scene, draw, marks
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, SATURATED, SEAM
-from ferrojax.columns.faulty_pixels import saturated_pixels
+from ferrojax.columns.faulty_pixels import saturated_pixels, unmeasured_pixels
 from ferrojax.columns.indexing.index import Candidates, fit_lattice, grow_cells
 from ferrojax.columns.indexing.orientation import equal_view
-from ferrojax.columns.indexing.pixels import blank_pixels, find_peaks, working_grid
+from ferrojax.columns.indexing.pixels import find_peaks, working_grid
 from ferrojax.columns.indexing.place import inside
 from ferrojax.columns.indexing.seeds import column_gap, seed_columns, seed_positions, separable
 from ferrojax.crystal import Crystal, material
@@ -181,7 +181,7 @@ def test_a_blank_border_holds_no_columns():
     fine = seeds.position[seeds.rejection == ACCEPTED]
     assert (fine > 60).all()
     assert (seeds.rejection == EDGE).any()
-    blank = blank_pixels(framed, 14.0)
+    blank = unmeasured_pixels(framed, 14.0)
     assert blank[20, 20]
     assert not blank[100:300, 100:300].any()
 
@@ -263,7 +263,7 @@ def test_views_that_a_symmetry_relates():
 def test_the_working_grid_keeps_places(sampling):
     y, x = np.mgrid[:90, :100]
     image = np.exp(-((x - 41.3) ** 2 + (y - 52.6) ** 2) / (2 * (0.8 / sampling) ** 2))
-    work = working_grid(image, sampling, 0.28, 2.8)
+    work = working_grid(image, np.ones(image.shape, bool), sampling, 0.28)
     peaks, _ = find_peaks(work.data, 3, 0.5)
     assert len(peaks) == 1
     np.testing.assert_allclose(work.to_image(peaks)[0], [41.3, 52.6], atol=0.1 * max(work.step, 1.0))

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
 
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, MOVED, POOR, WIDTH, Calibration, Columns
 from ferrojax.columns.fitting.fit import FittedColumns
@@ -12,6 +13,8 @@ from ferrojax.columns.uncertainty import Lattice, line_error, misfit, residual_w
 _MOVED = 0.35
 _EDGE = 0.5
 """Of the nearest distance between columns: how far a column may be from its seed, how near to the image's edge."""
+_CUT = 0.15
+"""Of a column's surroundings (a Gaussian 1.5 times as wide): more without a measurement, and it is cut."""
 _SHOWN = 0.6
 """Of its kind's usual amplitude: a column that was taken for missing is there after all."""
 
@@ -35,7 +38,7 @@ def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows c
     rejection[~np.isfinite(fit.covariance).all((1, 2))] = POOR
     rejection[np.linalg.norm(fit.position - seeds.position, axis=1) > _MOVED * gap] = MOVED
     rejection[~inside(fit.position, data.shape)] = EDGE
-    rejection[at_edge(fit.position, data.shape, gap)] = EDGE
+    rejection[at_edge(fit.position, data.shape, gap) | cut(fit.position, seeds.blank, fit.width)] = EDGE
     # A column far off its place may stand on its neighbour's flank, no maximum of its own: the fit tells.
     missed = (seeds.rejection == FAINT) & shown
     return np.where((seeds.rejection != ACCEPTED) & ~missed, seeds.rejection, rejection)
@@ -44,6 +47,17 @@ def rejections(fit: FittedColumns, seeds: Seeds, data: Float[np.ndarray, "rows c
 def at_edge(position: Float[np.ndarray, "n 2"], shape: tuple[int, ...], gap: float) -> np.ndarray:
     """(n,) positions nearer to the image's edge, or farther out, than half the nearest distance between columns, px."""
     return np.minimum(position, np.array(shape[::-1]) - 1 - position).min(1) < _EDGE * gap
+
+
+def cut(
+    position: Float[np.ndarray, "n 2"], blank: Bool[np.ndarray, "rows cols"], width: Float[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """(n,) columns of which pixels without a measurement take away a part; a single lost line does not."""
+    if not blank.any():
+        return np.zeros(len(position), bool)
+    missing = ndimage.gaussian_filter(blank.astype(np.float32), 1.5 * float(np.median(width)), truncate=3.0)
+    column, row = np.clip(np.round(position).astype(int), 0, np.array(blank.shape[::-1]) - 1).T
+    return missing[row, column] > _CUT
 
 
 def relative_residual(fit: FittedColumns, data: Float[np.ndarray, "rows cols"]) -> np.ndarray:
@@ -88,4 +102,7 @@ def assemble(
         rejection=jnp.asarray(rejection),
         calibration=calibration,
         lines=lines,
+        noise=fit.noise.standardised(0.0, float(seeds.polarity)),
+        dark=seeds.polarity < 0,
+        image_shape=(int(data.shape[0]), int(data.shape[1])),
     )

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ferrojax.columns.fitting.noise import Noise
+
 SITES = ("A", "B", "O")
 REJECTIONS = (
     "",
@@ -94,6 +96,8 @@ class Columns(eqx.Module):
     rejection: (n,) index into REJECTIONS; 0 is accepted.
     calibration: None without a crystal: then Å are the recorded ones.
     lines: what the scan lines add; None without a crystal.
+    noise: of the image's intensities, as given or as the residuals show it; None if unknown.
+    dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if unknown.
     """
 
     position: Float[Array, "n 2"]
@@ -107,6 +111,9 @@ class Columns(eqx.Module):
     rejection: Int[Array, " n"]
     calibration: Calibration | None
     lines: LineError | None = None
+    noise: Noise | None = None
+    dark: bool = eqx.field(static=True, default=False)
+    image_shape: tuple[int, int] | None = eqx.field(static=True, default=None)
 
     @property
     def own_covariance(self) -> Float[Array, "n 2 2"]:

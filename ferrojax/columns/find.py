@@ -16,6 +16,7 @@ from ferrojax.columns.fitting.noise import Noise
 from ferrojax.columns.indexing.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.columns.indexing.template import anchor
 from ferrojax.columns.oxygen import hidden_oxygen
+from ferrojax.columns.superstructure import Modulation, modulations
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
@@ -47,6 +48,8 @@ class FoundColumns(NamedTuple):
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
     jumps: line (px) and displacement (2,) px of every jump of the scan. other_periods: amplitude of the strongest
     period in image − model that is no period of the lattice, over the lattice's strongest; from maps only.
+    blank: (rows, cols), pixels that hold no measurement: bars, padding, lost lines.
+    modulations: what is ordered on the lattice with a period of several cells.
     """
 
     columns: Columns
@@ -54,12 +57,14 @@ class FoundColumns(NamedTuple):
     variance: np.ndarray
     seen: np.ndarray
     stray: np.ndarray
+    blank: np.ndarray
     mode: str
     dark: bool
     ambiguity: tuple[str, ...]
     spikes: int = 0
     other_periods: float = 0.0
     jumps: tuple[tuple[float, tuple[float, float]], ...] = ()
+    modulations: tuple[Modulation, ...] = ()
 
 
 class _Options(NamedTuple):
@@ -84,7 +89,8 @@ def find_columns(
     """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
 
     With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
-    one every bright column is fitted and positions are in recorded Å.
+    one every column is fitted that is bright or on a site of the lattice that the bright ones show, and positions are
+    in recorded Å.
     mode: "HAADF" (or any dark field), "ABF" or "iDPC"; None tells it from the image.
     noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
     core: pixels farther from every column than this share of the nearest distance between columns do not count
@@ -141,7 +147,8 @@ def image_data(image: Image) -> np.ndarray:
 
 def _settings(knots: float, seeds: Seeds, options: _Options) -> FitSettings:
     core = None if options.core is None else options.core * seeds.gap * seeds.scale
-    return FitSettings(knots * seeds.scale, noise=options.noise, core=core, halo=options.oxygen)
+    noise = None if options.noise is None else options.noise.standardised(0.0, float(seeds.polarity))
+    return FitSettings(knots * seeds.scale, noise=noise, core=core, halo=options.oxygen)
 
 
 def _labelled(
@@ -155,7 +162,8 @@ def _labelled(
     group = np.concatenate([seeds.column, np.full(len(seeds.stray), len(motif.label))])
     bright = seeds.polarity * data
     satellites = hidden_oxygen(seeds, crystal, motif) if options.oxygen else None
-    fitted = fit_columns(bright, start, group, settings, counts & ~saturated_pixels(bright), satellites)
+    counts = counts & ~saturated_pixels(bright) & ~seeds.blank
+    fitted = fit_columns(bright, start, group, settings, counts, satellites)
     if satellites is not None:
         fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
     options.progress("checking columns")
@@ -179,7 +187,8 @@ def _labelled(
     calibration = calibrate(even, seeds.index[anchored], motif, sampling, anchor(motif))
     columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
     found = _found(columns, fitted, seeds, stray[inside(stray, data.shape)])
-    return found._replace(jumps=tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True)))
+    jumps = tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True))
+    return found._replace(jumps=jumps, modulations=modulations(columns))
 
 
 def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:
@@ -189,6 +198,7 @@ def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray
         variance=fit.variance,
         seen=fit.seen,
         stray=stray,
+        blank=seeds.blank,
         mode=seeds.mode,
         dark=seeds.polarity < 0,
         ambiguity=seeds.ambiguity,
@@ -199,8 +209,8 @@ def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options, count
     seeds = seed_positions(data, sampling, options.mode)
     bright = seeds.polarity * data
     settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
-    counts = counts & ~saturated_pixels(bright)
-    fitted = fit_columns(bright, seeds.position, np.zeros(len(seeds.site), int), settings, counts)
+    counts = counts & ~saturated_pixels(bright) & ~seeds.blank
+    fitted = fit_columns(bright, seeds.position, np.maximum(seeds.column, 0), settings, counts)
     rejection = rejections(fitted, seeds, bright)
     columns = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
     return _found(columns, fitted, seeds, np.zeros((0, 2)))

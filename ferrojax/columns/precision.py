@@ -19,21 +19,30 @@ _KNOTS = 6.0  # nearest distances between columns
 
 
 @exact
-def cramer_rao(columns: Columns, image: Image, noise: Noise) -> Float[Array, "n 2 2"]:
+def cramer_rao(columns: Columns, image: Image, noise: Noise | None = None) -> Float[Array, "n 2 2"]:
     """The least covariance (n, 2, 2) Å² that an unbiased estimate of the columns' positions can have.
 
-    For the intensities and widths of `columns`, the pixels of `image`, and `noise` (in the image's intensity unit); the
-    columns' own parameters, their neighbours and a smooth background are all taken as unknown. Infinite where the image
+    For the intensities and widths of `columns`, the pixels of `image`, and `noise` (in the image's intensity unit; None
+    takes the columns' own); the columns' own parameters, their neighbours and a smooth background are all taken as unknown. Infinite where the image
     does not determine a column. Halving the noise's variance halves it: scale it to plan a dose.
-    Errors: InputError for noise that is not `PoissonNoise`, `GaussianNoise` or like them, or too few columns.
+    Errors: InputError for noise that is not `PoissonNoise`, `GaussianNoise` or like them, too few columns, or an image
+    of another size than the columns'.
     Source: E. Bettens et al., Ultramicroscopy 77, 37 (1999).
     """
-    if not hasattr(noise, "variance"):
+    noise = columns.noise if noise is None else noise
+    if noise is None or not hasattr(noise, "variance"):
         raise InputError("noise", noise, "is no noise model", "give PoissonNoise(gain, offset) or GaussianNoise(sd)")
     data = jnp.asarray(image.data)
     if data.ndim != 2 or len(columns.position_px) < 2:
         shown = f"{data.shape}, {len(columns.position_px)} columns"
         raise InputError("image", shown, "is not one image with columns", "pass the image the columns were fitted to")
+    if columns.image_shape not in (None, data.shape):
+        raise InputError(
+            "image",
+            f"shape {data.shape}",
+            f"is not the image of the columns, which has {columns.image_shape}",
+            "pass the image the columns were fitted to",
+        )
     to_angstrom = _angstrom_per_px(columns, image)
     position = np.asarray(columns.position_px, float)
     width = np.asarray(columns.width, float) / np.sqrt(np.linalg.det(to_angstrom))
@@ -41,7 +50,7 @@ def cramer_rao(columns: Columns, image: Image, noise: Noise) -> Float[Array, "n 
     typical = float(np.median(width))
     model = plan_model(position, (data.shape[0], data.shape[1]), width=typical, knots=_KNOTS * gap)
     shape = np.column_stack([np.log(width), np.zeros((len(width), 2))])
-    amplitude = np.asarray(columns.intensity, float) / (2 * np.pi * width**2)
+    amplitude = (-1 if columns.dark else 1) * np.asarray(columns.intensity, float) / (2 * np.pi * width**2)
     start = np.zeros((model.rows.shape[1], model.cols.shape[1]))
     level, scale = float(jnp.median(data)), float(np.ptp(np.asarray(data)))
     dtype = jnp.result_type(float)

@@ -1,7 +1,7 @@
 """What a fit leaves over that is periodic: another lattice under the one that was fitted."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import fft
 
 from ferrojax.errors import InputError
@@ -18,14 +18,17 @@ but 0.056 a film with a strongly bent second phase), superposed lattices reach 0
 
 
 def other_periods(
-    data: Float[np.ndarray, "rows cols"], model: Float[np.ndarray, "rows cols"], lattice_px: Float[np.ndarray, "2 2"]
+    data: Float[np.ndarray, "rows cols"],
+    model: Float[np.ndarray, "rows cols"],
+    lattice_px: Float[np.ndarray, "2 2"],
+    measured: Bool[np.ndarray, "rows cols"],
 ) -> float:
     """Amplitude of the strongest period in data − model that is not the lattice's, over the lattice's own; 0 if none.
 
-    lattice_px: rows are lattice vectors (x, y). Raises InputError where it is clearly another lattice's.
+    lattice_px: rows are lattice vectors (x, y). measured: pixels that count. Raises InputError where it is clearly another lattice's.
     """
-    window = np.hanning(data.shape[0])[:, None] * np.hanning(data.shape[1])
-    left, whole = (np.abs(np.asarray(fft.rfft2((v - v.mean()) * window))) for v in (data - model, data))
+    window = np.hanning(data.shape[0])[:, None] * np.hanning(data.shape[1]) * measured
+    left, whole = (np.abs(np.asarray(fft.rfft2((v - v[measured].mean()) * window))) for v in (data - model, data))
     fx, fy = fft.rfftfreq(data.shape[1])[None], fft.fftfreq(data.shape[0])[:, None]
     reciprocal = np.linalg.inv(lattice_px).T
     shortest = np.linalg.norm(reciprocal, axis=1).min()

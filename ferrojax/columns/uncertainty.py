@@ -82,7 +82,7 @@ def misfit(
     total = weight.sum((1, 2))
     area = _noise_area(z, fit, group, usable)
     # A fit takes up one independent patch of noise a parameter, however many pixels the patch has.
-    freedom = np.maximum(total - _PARAMETERS * area, 0.2 * total + 1e-6)
+    freedom = np.maximum(np.minimum(total - _PARAMETERS * area, fit.spare * total), 0.2 * total + 1e-6)
     own = (weight * value**2).sum((1, 2)) / freedom
     factor = own.copy()
     for g in range(group.max() + 1):

@@ -161,7 +161,9 @@ def map_with_model(
     calibration = found.columns.calibration
     assert calibration is not None
     lattice = np.asarray(calibration.lattice_px, float)
-    found = found._replace(other_periods=other_periods(np.asarray(image.data, float), found.model, lattice))
+    found = found._replace(
+        other_periods=other_periods(np.asarray(image.data, float), found.model, lattice, ~found.blank)
+    )
     oxygen = bool(options.get("oxygen"))
     facts = [
         ("image", image.name),

@@ -19,6 +19,8 @@ _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
 _HALO_REACH = 1.33
 """How much farther windows reach where columns have halos."""
+_EACH = 4.0
+"""Parameters that a column's own pixels decide: place, height and a part of its width."""
 _LEAST_CORE = 2.0
 """Widths that count round a column in any case."""
 
@@ -46,7 +48,8 @@ class FitSettings(NamedTuple):
 class FittedColumns(NamedTuple):
     """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under
     every column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
-    known: the noise was given."""
+    noise: of the image's intensities; known: it was given. spare: share of the pixels that counted beyond the fitted
+    parameters."""
 
     position: np.ndarray
     amplitude: np.ndarray
@@ -56,7 +59,9 @@ class FittedColumns(NamedTuple):
     image: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
+    noise: Noise
     known: bool
+    spare: float
 
     def chosen(self, rows: np.ndarray) -> "FittedColumns":
         """The chosen columns (rows: integers or a mask)."""
@@ -109,7 +114,7 @@ def fit_columns(
         tie=satellites,
         rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
-    return _in_units(fit, len(start), level, scale, noise is not None)
+    return _in_units(fit, len(start), int(inside.sum()), (level, scale), noise is not None)
 
 
 def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
@@ -159,7 +164,9 @@ def _first_guess(p: Parameters, data: np.ndarray, inside: np.ndarray, group: np.
     return eqx.tree_at(lambda q: (q.amplitude, q.ground), p, (jnp.asarray(amplitude, p.amplitude.dtype), ground))
 
 
-def _in_units(fit: Fit, n: int, level: float, scale: float, known: bool) -> FittedColumns:
+def _in_units(fit: Fit, n: int, free: int, units: tuple[float, float], known: bool) -> FittedColumns:
+    """n: columns that were asked for, `free` of them on the image."""
+    level, scale = units
     p = fit.parameters
     position = np.asarray(p.position, float)[:n]
     ground = np.asarray(fit.ground, float)
@@ -173,7 +180,9 @@ def _in_units(fit: Fit, n: int, level: float, scale: float, known: bool) -> Fitt
         image=np.asarray(fit.image, float) * scale + level,
         variance=np.asarray(fit.variance, float) * scale**2,
         seen=np.asarray(fit.seen) > 0,
+        noise=fit.noise.standardised(-level / scale, 1 / scale),
         known=known,
+        spare=1 - float(_EACH * free + p.ground.size) / max(float(fit.seen.sum()), 1.0),
     )
 
 

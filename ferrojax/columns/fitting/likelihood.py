@@ -55,6 +55,7 @@ _MOVE = 0.5
 class Fit(NamedTuple):
     """parameters as fitted. Images (rows, cols): image, the model; ground, its background; variance of the noise as it
     was given or estimated; seen, 1 for pixels that counted. covariance: (n, 2, 2) px² of the position, for that noise.
+    noise: its variance for any intensity.
     """
 
     parameters: Parameters
@@ -63,6 +64,7 @@ class Fit(NamedTuple):
     variance: Float[Array, "rows cols"]
     seen: Float[Array, "rows cols"]
     covariance: Float[Array, "n 2 2"]
+    noise: Noise
 
 
 class _Scene(eqx.Module):
@@ -136,7 +138,7 @@ def maximum_likelihood(
         if turn >= len(_SPREADS) and tie is None and settled:
             break
     ground, variance, covariance = _finished(model, p, image, at.normal, (used, weighing))
-    return Fit(p, image, ground, variance, at.seen, covariance)
+    return Fit(p, image, ground, variance, at.seen, covariance, weighing)
 
 
 def _level_noise(sd, dtype) -> FittedNoise:

@@ -25,12 +25,13 @@ class PoissonNoise(eqx.Module):
 
     def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Variance of pixels of that expected intensity, intensity²."""
-        above = expected - self.offset
-        return self.gain * jnp.maximum(above, _FAINTEST * above.max())
+        counted = self.gain * (expected - self.offset)
+        return jnp.maximum(counted, _FAINTEST * counted.max())
 
     def standardised(self, level: float, scale: float) -> "PoissonNoise":
-        """The same noise on (data − level) / scale."""
-        return PoissonNoise(self.gain / scale, (self.offset - level) / scale)
+        """The same noise on (data − level) / scale; a negative scale, for an inverted image, makes the gain negative."""
+        values = (self.gain / scale, (self.offset - level) / scale)
+        return eqx.tree_at(lambda noise: (noise.gain, noise.offset), self, values)
 
 
 class GaussianNoise(eqx.Module):
@@ -48,11 +49,12 @@ class GaussianNoise(eqx.Module):
     def standardised(self, level: float, scale: float) -> "GaussianNoise":
         """The same noise on (data − level) / scale."""
         del level
-        return GaussianNoise(self.sd / scale)
+        return GaussianNoise(self.sd / abs(scale))
 
 
 class FittedNoise(eqx.Module):
-    """Noise as residuals show it: a constant variance and one that grows with the intensity above `offset`."""
+    """Noise as residuals show it: a constant variance, and one that grows with the intensity from `offset` on (with a
+    negative slope: towards lower intensities)."""
 
     constant: Float[Array, ""]
     slope: Float[Array, ""]
@@ -60,10 +62,10 @@ class FittedNoise(eqx.Module):
 
     def variance(self, expected: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Variance of pixels of that expected intensity, intensity²."""
-        return self.constant + self.slope * jnp.maximum(expected - self.offset, 0.0)
+        return self.constant + jnp.maximum(self.slope * (expected - self.offset), 0.0)
 
     def standardised(self, level: float, scale: float) -> "FittedNoise":
-        """The same noise on (data − level) / scale."""
+        """The same noise on (data − level) / scale; scale may be negative."""
         return FittedNoise(self.constant / scale**2, self.slope / scale, (self.offset - level) / scale)
 
 

@@ -1,5 +1,6 @@
 """Measure the lattice of an image and hold a crystal's projection against it."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float, Int
 from scipy import fft, linalg, ndimage
 from skimage.feature import peak_local_max
 
+from ferrojax.columns.indexing.template import coefficients
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
@@ -15,11 +17,20 @@ MAX_STRETCH = 1.145
 MAX_SCALE_ERROR = 0.20
 _COLUMN_RMS = 0.45  # Å, damping of the predicted reflections
 _PEAKS = 24
+_SLOW = 4.0
+"""Bins of the spectrum below which an image's own shading lies."""
 _FLOOR = 4.5  # times the median amplitude of its ring: noise alone reaches it once in 25 000 bins
 _ON_LATTICE = 0.12
+_MAIN = 0.5
+"""Least share of the peaks' power on a lattice of which the rest is a modulation."""
+_COMPANION, _NEAR_COMPANION = 0.3, 1.25
+"""Of a satellite's amplitude, the least of its strongest companion; how far out that may be, in shortest reflections
+or, farther out, in units of the satellite's own distance."""
 _TRIED = 80
 _CLEAR, _CLEAR_SHARE = 0.6, 0.9
 MIN_CELLS = 12
+_CELLS_ACROSS = 4.0
+"""Least size of an image of which more can be said than that it is small."""
 
 
 class Reflections:
@@ -31,16 +42,17 @@ class Reflections:
     def __init__(self, data: np.ndarray):
         rows, cols = data.shape
         window = np.hanning(rows)[:, None] * np.hanning(cols)[None]
-        spectrum = np.fft.fftshift(np.abs(np.asarray(fft.fft2((data - data.mean()) * window))))
+        self._data = (data - data.mean()) * window
+        spectrum = np.fft.fftshift(np.abs(np.asarray(fft.fft2(self._data))))
         self.size = np.array([cols, rows])
         fy = np.fft.fftshift(fft.fftfreq(rows))[:, None]
         fx = np.fft.fftshift(fft.fftfreq(cols))[None]
         radius = np.hypot(fx, fy)
-        low = 4.0 / min(data.shape)
+        bins = np.hypot(fx * cols, fy * rows)  # a strip has few lines, and yet all its periods along them
         band = np.minimum((radius * 40).astype(int), 20)
         floor = _FLOOR * ndimage.median(spectrum, band, np.arange(21))[band]
         self._near = ndimage.maximum_filter(np.where(spectrum > floor, spectrum, 0.0), 3)
-        clean = np.where((radius > low) & ((fy > 0) | ((fy == 0) & (fx > 0))), spectrum, 0.0)
+        clean = np.where((bins > _SLOW) & ((fy > 0) | ((fy == 0) & (fx > 0))), spectrum, 0.0)
         clean[spectrum < np.maximum(floor, 5e-3 * clean.max())] = 0.0
         peaks = peak_local_max(clean, min_distance=3, num_peaks=_PEAKS, exclude_border=False)
         peaks = peaks[(peaks > 0).all(1) & (peaks < np.array(data.shape) - 1).all(1)]
@@ -64,6 +76,10 @@ class Reflections:
         bins = np.clip(bins, 0, self.size - 1)
         return np.where(inside, self._near[bins[..., 1], bins[..., 0]], 0.0)
 
+    def exactly_at(self, g: np.ndarray) -> np.ndarray:
+        """(n,) amplitude at frequencies (n, 2), between the bins, where a strong neighbour has little say."""
+        return np.abs(coefficients(self._data, g, np.zeros(2)))
+
 
 def _centroid(spectrum: np.ndarray, peak: np.ndarray) -> np.ndarray:
     r, c = peak
@@ -74,24 +90,34 @@ def _centroid(spectrum: np.ndarray, peak: np.ndarray) -> np.ndarray:
 
 class Fit(NamedTuple):
     """A map from the motif's axes to pixels of a tile: frame (2, 2) px per Å, its score (0 to 1), the share of the
-    peaks' power that it explains, and the share of the ten strongest peaks' amplitude (`alone`)."""
+    peaks' power that the lattice and its modulations explain, and the share of the ten strongest peaks' amplitude on
+    the lattice (`alone`) and with the satellites of its modulations (`modulated`)."""
 
     score: float
     frame: np.ndarray
     explained: float
     alone: float
+    modulated: float
 
 
 def tile_fits(
-    tile: Float[np.ndarray, "rows cols"], motif: Motif, recorded: Float[np.ndarray, "2 2"], *, any_scale: bool = False
+    tile: Float[np.ndarray, "rows cols"],
+    motif: Motif,
+    recorded: Float[np.ndarray, "2 2"],
+    *,
+    any_scale: bool = False,
+    plain: Float[np.ndarray, "rows cols"] | None = None,
 ) -> list[Fit]:
     """Maps that carry the motif's reflections onto the peaks of a tile's power spectrum, best first.
 
     Tries every pair of peaks as a pair of the motif's strong reflections, and scores the reflections that follow.
     Only maps within 5 % of the best are returned: turns and shifts of each other, which intensities must tell apart.
     recorded: (2, 2) px per Å, what the file said. any_scale: whether the file's scale counts for nothing.
+    plain: the tile before its contrast was evened out, if it was: evening carries the beat of two lattices over to all
+    reflections, and makes companions that neither has.
     """
     found = Reflections(tile)
+    plainly = found if plain is None else Reflections(plain)
     if not found.periodic():
         return []
     maps = _candidates(found, motif, recorded, any_scale)
@@ -107,10 +133,43 @@ def tile_fits(
     for k in order:
         if all(np.abs(np.linalg.inv(f.frame) @ maps[k] - np.eye(2)).max() > 0.04 for f in fits):
             frame = _refined(found, motif, maps[k])
-            on = _misses(found.frequency[:10], motif, frame) < _ON_LATTICE
-            alone = float(found.amplitude[:10][on].sum() / found.amplitude[:10].sum())
-            fits.append(Fit(float(scores[k]), frame, float(explained[k]), alone))
+            on = _misses(found.frequency, motif, frame) < _ON_LATTICE
+            both = _with_satellites((found, plainly), motif, frame, on)
+            alone, modulated = (
+                float(found.amplitude[:10][o[:10]].sum() / found.amplitude[:10].sum()) for o in (on, both)
+            )
+            share = float((found.amplitude[both] ** 2).sum() / (found.amplitude**2).sum())
+            fits.append(Fit(float(scores[k]), frame, max(float(explained[k]), share), alone, modulated))
     return fits
+
+
+def _with_satellites(
+    seen: tuple[Reflections, Reflections], motif: Motif, frame: np.ndarray, on: np.ndarray
+) -> np.ndarray:
+    """(peaks,) bool, peaks on the lattice (`on`), and the satellites that a modulation of it makes.
+
+    What modulates a lattice (order of two species, a zigzag of columns, lines that hum) puts satellites at the same
+    distance ± q from many reflections, so a satellite has companions that are as strong; the reflections of a second
+    lattice, turned or of another size, each stand alone.
+    """
+    found, plainly = seen
+    index = found.frequency @ frame @ motif.lattice.T
+    part = index - np.round(index)
+    power = found.amplitude**2
+    if on.all() or power[on].sum() < _MAIN * power.sum():
+        return on
+    on = on.copy()
+    reciprocal = np.linalg.inv(motif.lattice).T
+    shortest = np.linalg.norm(reciprocal, axis=1).min()
+    cells = np.array(list(itertools.product(range(-3, 4), repeat=2)))
+    for k in np.nonzero(~on)[0]:
+        near = np.concatenate([part[k] + cells, cells - part[k]])
+        far = _NEAR_COMPANION * max(float(np.linalg.norm(index[k] @ reciprocal)), float(shortest))
+        own = np.minimum(*(np.abs(near - sign * index[k]).max(1) for sign in (1, -1))) < 0.1
+        near = near[~own & (np.linalg.norm(near @ reciprocal, axis=1) < far)]
+        own, *others = plainly.exactly_at(np.concatenate([index[[k]], near]) @ reciprocal @ np.linalg.inv(frame))
+        on[k] = max(others, default=0.0) > _COMPANION * own
+    return on
 
 
 def _explained(found: Reflections, motif: Motif, maps: np.ndarray) -> np.ndarray:
@@ -207,19 +266,36 @@ def score(found: Reflections, motif: Motif, px_per_angstrom: np.ndarray, recorde
     return float(likeness * prior)
 
 
-def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray) -> Fit | None:
+def rescaled_fit(tile: np.ndarray, motif: Motif, recorded: np.ndarray, plain: np.ndarray | None = None) -> Fit | None:
     """The best map that fits clearly when the recorded pixel size counts for nothing and that is far from it."""
-    for fit in tile_fits(tile, motif, recorded, any_scale=True):
+    for fit in tile_fits(tile, motif, recorded, any_scale=True, plain=plain):
         scale = 0.5 * np.log(np.linalg.det(fit.frame) / np.linalg.det(recorded))
         if fit.score > _CLEAR and fit.explained > _CLEAR_SHARE and abs(scale) > np.log1p(MAX_SCALE_ERROR):
             return fit
     return None
 
 
+def too_narrow(shape: tuple[int, ...], motif: Motif, recorded: Float[np.ndarray, "2 2"]) -> InputError | None:
+    """The refusal of a strip in which too few cells lie one above the other for any period; None for other images."""
+    cell = float(np.sqrt(abs(np.linalg.det(recorded)) * abs(np.linalg.det(motif.lattice))))
+    across = min(shape) / cell
+    if across >= _CELLS_ACROSS:
+        return None
+    return InputError(
+        "image",
+        f"{shape[0]} × {shape[1]} px",
+        f"is only {across:.1f} cells of {motif.zone} {'high' if shape[0] < shape[1] else 'wide'}: too small for a lattice",
+        f"give an image of at least {_CELLS_ACROSS:.0f} cells a side",
+    )
+
+
 def refusal(data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], motif: Motif) -> InputError:
     """Why no part of an image shows the motif's lattice: none at all, pixels of another size, or another lattice."""
     rows, cols = (slice(max(0, n // 2 - 512), n // 2 + 512) for n in data.shape)
     data = np.asarray(data[rows, cols], float)
+    narrow = too_narrow(data.shape, motif, np.diag(1 / sampling[::-1]))
+    if narrow is not None:
+        return narrow
     found = Reflections(data)
     if not found.periodic():
         return _no_lattice(found)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ferrojax.columns.indexing import lattice as lat
-from ferrojax.columns.indexing.template import MODES, Fold, coefficients, fold_likeness
+from ferrojax.columns.indexing.template import MODES, Fold, coefficients, fold_likeness, gradient_likeness
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
@@ -20,10 +20,12 @@ _TURNS = "turns of the crystal that intensities could not tell apart"
 UNDECIDED_SITES = "shifts of the cell that intensities could not tell apart: which sublattice is which"
 _SAME = 0.02
 """Likeness closer than this decides nothing."""
+_STEEPER = 0.05
+"""How much better than with the columns an image must agree with their slope, to be one."""
 _BETTER = 1.04
 """How much better another pixel size must agree to cast doubt on the recorded one."""
 _ALONE = (0.92, 0.95)
-"""Least share of the strongest periods that the lattice must explain, by size of tile. Real images of one crystal
+"""Least share of the strongest periods that the lattice, with its modulations, must explain, by size of tile. Real images of one crystal
 reach 0.96; a small tile has so few peaks that a second lattice may hide."""
 
 
@@ -44,7 +46,7 @@ class Orientation(NamedTuple):
 
 
 def orient(
-    flat: Float[np.ndarray, "rows cols"],
+    images: tuple[Float[np.ndarray, "rows cols"], Float[np.ndarray, "rows cols"]],
     trusted: Bool[np.ndarray, "rows cols"],
     motif: Motif,
     recorded: Float[np.ndarray, "2 2"],
@@ -52,25 +54,30 @@ def orient(
 ) -> Orientation | None:
     """The best map of the motif onto the image; None where no tile shows the motif's lattice.
 
-    flat: background-free, contrast evened out. recorded: (2, 2) px per Å as recorded.
+    images: background-free, contrast evened out, and not. recorded: (2, 2) px per Å as recorded.
     Errors: InputError where the lattice fits and the intensities do not, or where two lattices lie on each other.
     """
     share = 1.0
     for cells, least in zip(_TILE_CELLS, _ALONE, strict=True):
-        found = _best_tile(flat, trusted, motif, recorded, cells)
+        found = _best_tile(images, trusted, motif, recorded, cells)
         if found is None or found[1][0].score < _MIN_SCORE:
             continue
-        tile, fits, corner = found
-        wrong = lat.rescaled_fit(tile, motif, recorded)
+        (tile, plain), fits, corner = found
+        wrong = lat.rescaled_fit(tile, motif, recorded, plain)
         if wrong is not None and _agreement(tile, motif, wrong) > _BETTER * _agreement(tile, motif, fits[0]):
             return None
-        share = min(share, max(f.alone for f in fits))
-        if max(f.alone for f in fits) >= least:
+        # A small tile has so few peaks that the reflections of a second lattice find companions by chance.
+        own = max(f.modulated if cells == _TILE_CELLS[0] else f.alone for f in fits)
+        share = min(share, own)
+        if own >= least:
             return _decide(tile, motif, fits, mode, corner)
         if not _side_by_side(tile, motif, fits[0].frame):
             break
     if share == 1.0:
         return None
+    narrow = lat.too_narrow(trusted.shape, motif, recorded)
+    if narrow is not None:
+        raise narrow
     raise InputError(
         "image",
         f"{100 * (1 - share):.0f} % of its periods belong to something else",
@@ -80,22 +87,24 @@ def orient(
 
 
 def _best_tile(
-    flat, trusted, motif: Motif, recorded, cells: float
-) -> tuple[np.ndarray, list[lat.Fit], np.ndarray] | None:
-    """The tile of so many cells a side that one lattice explains best, the lattice's maps, and its corner (2,) px."""
-    corners, side = tile_corners(flat.shape, motif, recorded, cells)
+    images, trusted, motif: Motif, recorded, cells: float
+) -> tuple[list[np.ndarray], list[lat.Fit], np.ndarray] | None:
+    """The tile (of every image) of so many cells a side that one lattice explains best, the lattice's maps, and its
+    corner (2,) px."""
+    corners, side = tile_corners(trusted.shape, motif, recorded, cells)
     best: tuple[float, list[lat.Fit], tuple[int, int]] | None = None
     for r, c in corners:
         window = (slice(r, r + side[0]), slice(c, c + side[1]))
         if trusted[window].mean() < 0.7:
             continue
-        fits = lat.tile_fits(flat[window], motif, recorded)
-        if fits and (best is None or fits[0].score * fits[0].alone > best[0]):
-            best = fits[0].score * fits[0].alone, fits, (r, c)
+        even, plain = (image[window] for image in images)
+        fits = lat.tile_fits(even, motif, recorded, plain=plain)
+        if fits and (best is None or fits[0].score * fits[0].modulated > best[0]):
+            best = fits[0].score * fits[0].modulated, fits, (r, c)
     if best is None:
         return None
     r, c = best[2]
-    return flat[r : r + side[0], c : c + side[1]], best[1], np.array([c, r], float)
+    return [image[r : r + side[0], c : c + side[1]] for image in images], best[1], np.array([c, r], float)
 
 
 def _side_by_side(tile: np.ndarray, motif: Motif, frame: np.ndarray) -> bool:
@@ -141,14 +150,22 @@ class _Try(NamedTuple):
 
 def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | None, corner: np.ndarray) -> Orientation:
     """Of maps that the lattice cannot tell apart, the one whose intensities fit best; of equals the smallest turn."""
-    tried = []
+    tried, powers = [], sorted({p for _, powers in MODES.values() for p in powers})
     for fit in fits:
-        for power in sorted({p for _, powers in MODES.values() for p in powers}):
+        for power in powers:
             folds = fold_likeness(tile, motif, fit.frame, power)
             tried += [_Try(f, fit.frame, p, power) for f, p in zip(folds, (1, -1), strict=True)]
     lawful = [t.polarity == MODES[mode][0] if mode else any(_allows(m, t) for m in MODES) for t in tried]
     best = max((t for t, fine in zip(tried, lawful, strict=True) if fine), key=_likeness)
     top = max((t for t, fine in zip(tried, lawful, strict=True) if not fine), key=_likeness)
+    slope = max(gradient_likeness(tile, motif, fit.frame, power) for fit in fits for power in powers)
+    if slope > max(_MIN_LIKENESS, _likeness(best) + _STEEPER, _likeness(top) + _STEEPER):
+        raise InputError(
+            "image",
+            f"likeness {slope:.2f} to the slope of the crystal, {max(_likeness(best), _likeness(top)):.2f} to itself",
+            "looks like one component of a DPC or centre-of-mass signal: every column has a bright and a dark side",
+            'pass the integrated signal (iDPC) or the divergence (dDPC, columns bright), with mode="iDPC" (--mode iDPC)',
+        )
     inverted = _likeness(top) > _likeness(best) + _SAME
     if _likeness(best) < _MIN_LIKENESS or inverted:
         raise InputError(

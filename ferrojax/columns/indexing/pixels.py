@@ -6,9 +6,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import fft, ndimage
 
-_MANY_EQUAL = 8
-_NO_CONTRAST = 1e-3
-"""Share of the image's spread below which a square has no contrast."""
 _LOCAL = 1.5
 """Periods over which contrast is evened out."""
 
@@ -34,9 +31,11 @@ class Working(NamedTuple):
         return (position - self.shift) / self.step
 
 
-def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: float, gap: float) -> Working:
-    """Average or interpolate an image to about `target` Å per px; sampling: Å per px, gap: Å between columns."""
-    trusted = ~blank_pixels(data, gap / sampling)
+def working_grid(
+    data: Float[np.ndarray, "rows cols"], trusted: Bool[np.ndarray, "rows cols"], sampling: float, target: float
+) -> Working:
+    """Average or interpolate an image to about `target` Å per px; trusted: pixels that hold a measurement; sampling:
+    Å per px."""
     down = int(target / sampling)
     if down > 1:
         rows, cols = (n // down * down for n in data.shape)
@@ -51,23 +50,6 @@ def working_grid(data: Float[np.ndarray, "rows cols"], sampling: float, target: 
         near = ndimage.affine_transform(trusted, np.full(2, 1 / up), output_shape=shape, order=0, mode="nearest")
         return Working(fine.astype(np.float32), near.astype(bool), 1 / up, 0.0)
     return Working(data.astype(np.float32), trusted, 1.0, 0.0)
-
-
-def blank_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Bool[np.ndarray, "rows cols"]:
-    """Where a border or a patch without any contrast stands for no measurement: flat over squares of `width` px."""
-    flat = _NO_CONTRAST * float(np.subtract(*np.percentile(data[::3, ::3], [99, 1])))
-    still = (np.abs(np.diff(data, axis=0)[::3, ::3]) <= flat).mean()
-    if still < 0.02:
-        return np.zeros(data.shape, bool)
-    side = int(np.clip(width, 3, 30))  # smaller squares of a low dose can be empty by chance
-    rows, cols = (n // side * side for n in data.shape)
-    blocks = data[:rows, :cols].reshape(rows // side, side, cols // side, side)
-    still = blocks.max((1, 3)) - blocks.min((1, 3)) <= flat
-    if not still.any():
-        return np.zeros(data.shape, bool)
-    near = np.repeat(np.repeat(ndimage.binary_dilation(still, np.ones((3, 3), bool)), side, 0), side, 1)
-    near = np.pad(near, ((0, data.shape[0] - rows), (0, data.shape[1] - cols)), mode="edge")
-    return near & (np.abs(data - np.median(blocks.mean((1, 3))[still])) <= 3 * flat)
 
 
 def flatten(data, px_per_angstrom: float, period: float, blur: float = 0.3, trusted=None) -> np.ndarray:

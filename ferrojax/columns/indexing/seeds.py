@@ -2,11 +2,11 @@
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from ferrojax.columns.columns import ACCEPTED, EDGE, OFF_LATTICE, SATURATED, SEAM, SITES
-from ferrojax.columns.faulty_pixels import saturated_pixels
+from ferrojax.columns.faulty_pixels import saturated_pixels, unmeasured_pixels
 from ferrojax.columns.indexing import lattice as lat
 from ferrojax.columns.indexing.border import beside_regions, faint_marked, kept_outside, strays
 from ferrojax.columns.indexing.cells import find_cells
@@ -16,6 +16,7 @@ from ferrojax.columns.indexing.orientation import orient
 from ferrojax.columns.indexing.pixels import Working, evened, find_peaks, flatten, working_grid
 from ferrojax.columns.indexing.place import Drawn, View, clearer, drawn_columns, inside, pick, resolved, settled
 from ferrojax.columns.indexing.template import MODES
+from ferrojax.columns.indexing.unlabelled import lattice_sites
 from ferrojax.crystal.zone import Motif
 from ferrojax.errors import InputError
 
@@ -23,18 +24,20 @@ _BLURS = (0.3, 0.5)  # Å, sharp and soft
 _FINEST, _COARSEST = 0.15, 0.28  # Å per px where columns are sought
 _TOO_COARSE = 0.5  # px in nearest distances between columns
 _SEPARABLE = 0.8  # Å
+_GAP = 2.0  # Å, about the distance of columns of which nothing is known
 
 
 class Seeds(eqx.Module):
     """Columns to fit, in NumPy.
 
-    site: (n,) index into SITES, −1 without a crystal. column: (n,) row of the motif, −1 without a crystal.
+    site: (n,) index into SITES, −1 without a crystal. column: (n,) row of the motif; without a crystal the site of the
+    mean cell, −1 on no lattice.
     index: (n, 2) cell. position: (n, 2) px (x, y), some outside the image, where tails of columns reach in.
     rejection: (n,) index into REJECTIONS, why a seed's index is not to be trusted; 0 is accepted.
     stray: (m, 2) px, columns seen off the lattice; stray_rejection: (m,) why.
     frame: (2, 2), px = frame @ Å for vectors along the motif's axes. scale: px per Å.
     gap: Å, nearest distance between two columns that are seeded. mode: the contrast found, "" without a crystal.
-    polarity: 1 bright columns, −1 dark ones.
+    polarity: 1 bright columns, −1 dark ones. blank: (rows, cols), pixels that hold no measurement.
     ambiguity: what the intensities could not decide, one line each.
     """
 
@@ -48,6 +51,7 @@ class Seeds(eqx.Module):
     frame: Float[np.ndarray, "2 2"]
     scale: float
     gap: float
+    blank: Bool[np.ndarray, "rows cols"]
     mode: str = eqx.field(static=True, default="")
     polarity: int = eqx.field(static=True, default=1)
     ambiguity: tuple[str, ...] = eqx.field(static=True, default=())
@@ -81,15 +85,14 @@ def seed_columns(
     pixel = float(np.sqrt(sampling.prod()))
     if pixel > _TOO_COARSE * gap:
         raise lat.refusal(data, sampling, motif)
-    work = working_grid(data, pixel, float(np.clip(gap / 5, _FINEST, _COARSEST)), gap)
+    blank = unmeasured_pixels(data, gap / pixel)
+    work = working_grid(data, ~blank, pixel, float(np.clip(gap / 5, _FINEST, _COARSEST)))
     scale = 1 / (pixel * work.step)
     period = float(np.linalg.norm(motif.lattice, axis=1).max())
-    even, soft = (
-        evened(flatten(work.data, scale, period, min(blur, 0.25 * gap), work.trusted), scale, period, work.trusted)
-        for blur in _BLURS
-    )
+    plain = [flatten(work.data, scale, period, min(blur, 0.25 * gap), work.trusted) for blur in _BLURS]
+    even, soft = (evened(flat, scale, period, work.trusted) for flat in plain)
     recorded = np.diag(1 / (sampling[::-1] * work.step))
-    orientation = orient(even, work.trusted, motif, recorded, mode)
+    orientation = orient((even, plain[0]), work.trusted, motif, recorded, mode)
     if orientation is None:
         raise lat.refusal(data, sampling, motif)
     lat.check_fit(orientation.frame * work.step, motif, sampling)
@@ -99,7 +102,8 @@ def seed_columns(
     if len(cells.index) < MIN_CELLS:
         raise too_few(len(cells.index))
     cells, even = clearer(cells, motif, (even, soft), gap * scale)
-    return _seeds(data, work, even, motif, orientation, cells, mode is not None)
+    seeds = _seeds(data, work, even, motif, orientation, cells, mode is not None)
+    return eqx.tree_at(lambda s: s.blank, seeds, blank)
 
 
 def _checked(mode: str) -> int:
@@ -156,27 +160,40 @@ def _visible(even: np.ndarray, cells: Cells, motif: Motif, orientation, told: bo
 def seed_positions(
     data: Float[np.ndarray, "rows cols"], sampling: Float[np.ndarray, "2"], mode: str | None = None
 ) -> Seeds:
-    """Place every bright column of an image, or every dark one in ABF, without a crystal: site and column are −1.
+    """Place every column of an image, or every dark one in ABF, without a crystal: site is −1.
+
+    Where the clear columns lie on a lattice, its mean cell says where the faint ones are, and column numbers its sites;
+    what lies on no lattice has −1.
 
     sampling: (2,) Å per px as (y, x), as recorded; gap is the median distance of nearest columns. mode: as for
     `seed_columns`; without one columns are taken for bright. The index is 0.
     Errors: InputError where the image shows no lattice or fewer than 12 columns.
     """
     polarity = 1 if mode is None else _checked(mode)
-    lat.Reflections(data).require()
     scale = 1 / float(np.sqrt(sampling.prod()))
-    flat = polarity * flatten(data, scale, 4.0)
+    blank = unmeasured_pixels(data, _GAP * scale)
+    lat.Reflections(np.where(blank, np.median(data[~blank]), data) if blank.any() else data).require()
+    flat = polarity * flatten(data, scale, 4.0, trusted=~blank)
     peaks, height = find_peaks(flat, 0.6 * scale)
     keep = height > 0.12 * np.percentile(height, 95) if len(height) else np.zeros(0, bool)
     if keep.sum() < MIN_CELLS:
         raise too_few(int(keep.sum()))
     seed = peaks[keep]
+    column = np.full(len(seed), -1)
+    sites = lattice_sites(flat, ~blank, seed)
+    if sites is not None:
+        apart = float(np.median(nearest(sites.position, sites.position, 2)[0][:, 1]))
+        off = nearest(sites.position, seed)[0] > 0.5 * apart
+        column = np.concatenate([sites.site, column[off]])
+        seed = np.concatenate([sites.position, seed[off]])
     gap = float(np.median(nearest(seed, seed, 2)[0][:, 1])) / scale
     none = np.full(len(seed), -1)
     accepted = np.zeros(len(seed), int)
     index = np.zeros((len(seed), 2), int)
     stray = np.zeros((0, 2)), np.zeros(0, int)
-    return Seeds(none, none, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap, polarity=polarity)
+    return Seeds(
+        none, column, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap, blank, polarity=polarity
+    )
 
 
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:
@@ -252,6 +269,7 @@ def _assembled(
         frame=frame * work.step,
         scale=scale,
         gap=column_gap(motif, visible),
+        blank=np.zeros(data.shape, bool),
         mode=orientation.mode,
         polarity=orientation.polarity,
         ambiguity=orientation.ambiguity,

@@ -14,6 +14,8 @@ MODES = {"HAADF": (1, (1.0, 0.6)), "iDPC": (1, (0.6, 0.4)), "ABF": (-1, (0.4, 0.
 nearly linear in Z, ABF depends on it less still, and thickness flattens all of them."""
 _WIDTHS = (0.35, 0.5, 0.7)  # Å, rms radius of a column
 _GRID = 24
+_BETWEEN = ((0.5, 0.5), (0.5, 0.3), (0.3, 0.5), (0.4, -0.4), (0.5, -0.3))
+"""Indices between reflections."""
 
 
 class Fold(NamedTuple):
@@ -36,17 +38,10 @@ def fold_likeness(
 
     frame: px per Å. power: of the motif's strength. All cells of the tile count, so noise averages out.
     """
-    rows, cols = tile.shape
-    window = np.hanning(rows)[:, None] * np.hanning(cols)[None]
-    h = _half_plane(motif, 0.8)
+    seen, h, frequency = _on_lattice(tile, motif, frame)
     g = h @ np.linalg.inv(motif.lattice).T
-    frequency = g @ np.linalg.inv(frame)
-    h, g, frequency = (a[np.abs(frequency).max(1) < 0.45] for a in (h, g, frequency))
-    middle = 0.5 * np.array([cols - 1, rows - 1])
-    seen = coefficients(tile * window, frequency, middle)
-    off = np.array([0.5, 0.5]) @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
-    between = coefficients(tile * window, frequency + off, middle)  # where the lattice has nothing
-    noise = np.sqrt((np.abs(between) ** 2).mean())
+    middle = _middle(tile)
+    noise = _between(tile, motif, frame, frequency)
     factor = motif.strength**power * np.exp(-2j * np.pi * h @ motif.position.T)
     shift = np.stack(np.meshgrid(*[np.arange(_GRID) / _GRID] * 2, indexing="ij"), -1).reshape(-1, 2)
     wave = np.exp(2j * np.pi * h @ shift.T)
@@ -69,6 +64,54 @@ def fold_likeness(
     assert bright is not None
     assert dark is not None
     return bright, dark
+
+
+def gradient_likeness(
+    tile: Float[np.ndarray, "rows cols"], motif: Motif, frame: Float[np.ndarray, "2 2"], power: float
+) -> float:
+    """Best likeness (0 to 1) of a folded tile to the motif's slope along any direction: every column has a bright and
+    a dark side, as in one component of a differential phase contrast or of the centre of mass."""
+    seen, h, frequency = _on_lattice(tile, motif, frame)
+    g = h @ np.linalg.inv(motif.lattice).T
+    shift = np.stack(np.meshgrid(*[np.arange(_GRID) / _GRID] * 2, indexing="ij"), -1).reshape(-1, 2)
+    wave = np.exp(2j * np.pi * h @ shift.T)
+    factor = (motif.strength**power * np.exp(-2j * np.pi * h @ motif.position.T)).sum(1)
+    total = np.sqrt((np.abs(seen) ** 2).sum()) + 1e-30
+    best = 0.0
+    for width in _WIDTHS:
+        drawn = factor * np.exp(-2 * (np.pi * width) ** 2 * (g**2).sum(1))
+        slopes = 1j * frequency.T * drawn  # along x and y of the tile
+        size = (slopes @ np.conj(slopes).T).real
+        match = ((seen * np.conj(slopes)) @ wave).real
+        # of all directions u, the one that makes (u·match) / sqrt(u·size·u) largest
+        square = np.einsum("in,ij,jn->n", match, np.linalg.pinv(size, rcond=1e-6), match)
+        best = max(best, float(np.sqrt(square.max())) / total)
+    return best
+
+
+def _on_lattice(tile: np.ndarray, motif: Motif, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A tile's Fourier coefficients (n,) at the motif's reflections (n, 2), and their frequencies (n, 2)."""
+    h = _half_plane(motif, 0.8)
+    frequency = h @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
+    fine = np.abs(frequency).max(1) < 0.45
+    h, frequency = h[fine], frequency[fine]
+    return coefficients(_windowed(tile), frequency, _middle(tile)), h, frequency
+
+
+def _between(tile: np.ndarray, motif: Motif, frame: np.ndarray, frequency: np.ndarray) -> float:
+    """Noise of such coefficients: between the reflections, where neither the lattice nor a doubled or tripled cell of
+    it has anything, or only in one of the places that are tried."""
+    places = np.array(_BETWEEN) @ np.linalg.inv(motif.lattice).T @ np.linalg.inv(frame)
+    power = [np.abs(coefficients(_windowed(tile), frequency + off, _middle(tile))) ** 2 for off in places]
+    return float(np.sqrt(np.median(np.mean(power, axis=1))))
+
+
+def _windowed(tile: np.ndarray) -> np.ndarray:
+    return tile * np.hanning(tile.shape[0])[:, None] * np.hanning(tile.shape[1])[None]
+
+
+def _middle(tile: np.ndarray) -> np.ndarray:
+    return 0.5 * np.array(tile.shape[::-1]) - 0.5
 
 
 def coefficients(tile: np.ndarray, frequency: np.ndarray, middle: np.ndarray) -> np.ndarray:
