@@ -11,7 +11,7 @@ from ferrojax.columns.fitting import likelihood
 from ferrojax.columns.fitting.fisher import normal_blocks, position_covariance
 from ferrojax.columns.fitting.fit import FitSettings, fit_columns
 from ferrojax.columns.fitting.model import ImageModel, Parameters, plan_model
-from ferrojax.columns.fitting.noise import estimate_noise
+from ferrojax.columns.fitting.noise import FittedNoise, estimate_noise
 from ferrojax.columns.precision import exact_bound
 from ferrojax.columns.uncertainty import misfit
 from ferrojax.crystal import material
@@ -262,3 +262,51 @@ def test_bound_for_columns_of_an_image():
 def test_impossible_noise_is_refused(make):
     with pytest.raises(InputError, match="positive"):
         make()
+
+
+@pytest.fixture(scope="module")
+def dark_field_and_abf():
+    """The same columns bright and dark, counted, with the noise of counting known."""
+    from tests.lattices import STEP, counted, crystal, painted
+
+    _, a, b = crystal()
+    bright = painted((a, 0.5, 3.4), (b, 0.3, 3.0))
+    images = (counted(bright), counted(1.2 - bright))
+    return [
+        (Image(data, (STEP, STEP)), find_columns(Image(data, (STEP, STEP)), mode=mode, noise=PoissonNoise()), a)
+        for data, mode in zip(images, ("HAADF", "ABF"), strict=True)
+    ]
+
+
+def test_counting_noise_of_dark_columns(dark_field_and_abf):
+    """Dark columns have fewer counts than their surroundings, and so less noise: errors are as stated."""
+    for image, columns, true in dark_field_and_abf:
+        assert columns.dark == (np.median(np.asarray(image.data)) > 400)
+        here = np.asarray(columns.position_px)[columns.accepted]
+        gap = here[:, None] - true[None]
+        row = np.arange(len(here))
+        near = np.linalg.norm(gap, axis=-1).argmin(1)
+        mine = np.linalg.norm(gap[row, near], axis=1) < 3
+        error = 0.1985 * gap[row, near][mine]
+        sigma = np.sqrt(np.asarray(columns.covariance)[columns.accepted][mine][:, [0, 1], [0, 1]])
+        assert mine.sum() > 150
+        assert 0.85 < np.sqrt((error**2 / sigma**2).mean()) < 1.15
+        assert isinstance(columns.noise, PoissonNoise)
+        assert float(columns.noise.gain) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_the_bound_of_dark_columns_lies_below_their_error(dark_field_and_abf):
+    for image, columns, _ in dark_field_and_abf:
+        bound = np.asarray(cramer_rao(columns, image))
+        kept = columns.accepted
+        ratio = np.sqrt(bound[kept][:, 0, 0] / np.asarray(columns.covariance)[kept][:, 0, 0])
+        assert 0.85 < np.median(ratio) < 1.05
+    with pytest.raises(InputError, match="not the image of the columns"):
+        cramer_rao(columns, Image(np.asarray(image.data)[:-7], image.sampling))
+
+
+def test_noise_of_an_inverted_image_is_the_same_noise():
+    data = jnp.array([0.5, 3.0, 10.0])
+    for noise in (PoissonNoise(2.0, 0.3), GaussianNoise(3.0), FittedNoise(*jnp.array([0.1, 2.0, 0.4]))):
+        turned = noise.standardised(4.0, -5.0)
+        np.testing.assert_allclose(turned.variance((data - 4) / -5) * 25, noise.variance(data), rtol=1e-5)

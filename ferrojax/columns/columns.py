@@ -97,7 +97,8 @@ class Columns(eqx.Module):
     calibration: None without a crystal: then Å are the recorded ones.
     lines: what the scan lines add; None without a crystal.
     noise: of the image's intensities, as given or as the residuals show it; None if unknown.
-    dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if unknown.
+    dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if
+        unknown.
     """
 
     position: Float[Array, "n 2"]

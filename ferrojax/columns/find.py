@@ -211,6 +211,8 @@ def _unlabelled(data: np.ndarray, sampling: np.ndarray, options: _Options, count
     settings = _settings(_KNOTS * 2 * seeds.gap, seeds, options)._replace(spread=0.2)
     counts = counts & ~saturated_pixels(bright) & ~seeds.blank
     fitted = fit_columns(bright, seeds.position, np.maximum(seeds.column, 0), settings, counts)
+    seen = inside(seeds.position, data.shape)
+    fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
     rejection = rejections(fitted, seeds, bright)
     columns = assemble(bright, fitted, seeds, (rejection, np.zeros(len(rejection), bool)), None)
     return _found(columns, fitted, seeds, np.zeros((0, 2)))

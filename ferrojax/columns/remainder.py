@@ -25,7 +25,8 @@ def other_periods(
 ) -> float:
     """Amplitude of the strongest period in data − model that is not the lattice's, over the lattice's own; 0 if none.
 
-    lattice_px: rows are lattice vectors (x, y). measured: pixels that count. Raises InputError where it is clearly another lattice's.
+    lattice_px: rows are lattice vectors (x, y). measured: pixels that count.
+    Raises InputError where it is clearly another lattice's.
     """
     window = np.hanning(data.shape[0])[:, None] * np.hanning(data.shape[1]) * measured
     left, whole = (np.abs(np.asarray(fft.rfft2((v - v[measured].mean()) * window))) for v in (data - model, data))

@@ -29,7 +29,7 @@ class PoissonNoise(eqx.Module):
         return jnp.maximum(counted, _FAINTEST * counted.max())
 
     def standardised(self, level: float, scale: float) -> "PoissonNoise":
-        """The same noise on (data − level) / scale; a negative scale, for an inverted image, makes the gain negative."""
+        """The same noise on (data − level) / scale; a negative scale, of an inverted image, turns the gain over."""
         values = (self.gain / scale, (self.offset - level) / scale)
         return eqx.tree_at(lambda noise: (noise.gain, noise.offset), self, values)
 

@@ -284,7 +284,7 @@ def too_narrow(shape: tuple[int, ...], motif: Motif, recorded: Float[np.ndarray,
     return InputError(
         "image",
         f"{shape[0]} × {shape[1]} px",
-        f"is only {across:.1f} cells of {motif.zone} {'high' if shape[0] < shape[1] else 'wide'}: too small for a lattice",
+        f"is only {across:.1f} cells of {motif.zone} {'high' if shape[0] < shape[1] else 'wide'}: too small to index",
         f"give an image of at least {_CELLS_ACROSS:.0f} cells a side",
     )
 

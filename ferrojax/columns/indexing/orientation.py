@@ -25,8 +25,8 @@ _STEEPER = 0.05
 _BETTER = 1.04
 """How much better another pixel size must agree to cast doubt on the recorded one."""
 _ALONE = (0.92, 0.95)
-"""Least share of the strongest periods that the lattice, with its modulations, must explain, by size of tile. Real images of one crystal
-reach 0.96; a small tile has so few peaks that a second lattice may hide."""
+"""Least share of the strongest periods that the lattice, with its modulations, must explain, by size of tile. Real
+images of one crystal reach 0.96; a small tile has so few peaks that a second lattice may hide."""
 
 
 class Orientation(NamedTuple):
@@ -164,7 +164,7 @@ def _decide(tile: np.ndarray, motif: Motif, fits: list[lat.Fit], mode: str | Non
             "image",
             f"likeness {slope:.2f} to the slope of the crystal, {max(_likeness(best), _likeness(top)):.2f} to itself",
             "looks like one component of a DPC or centre-of-mass signal: every column has a bright and a dark side",
-            'pass the integrated signal (iDPC) or the divergence (dDPC, columns bright), with mode="iDPC" (--mode iDPC)',
+            'pass the integrated signal (iDPC) or the divergence (columns bright), with mode="iDPC" (--mode iDPC)',
         )
     inverted = _likeness(top) > _likeness(best) + _SAME
     if _likeness(best) < _MIN_LIKENESS or inverted:

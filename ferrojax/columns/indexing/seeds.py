@@ -100,7 +100,7 @@ def seed_columns(
     even, soft = even * orientation.polarity, soft * orientation.polarity
     cells = find_cells(even, work.trusted, motif, orientation, gap * scale)
     if len(cells.index) < MIN_CELLS:
-        raise too_few(len(cells.index))
+        raise lat.too_narrow(work.data.shape, motif, recorded) or too_few(len(cells.index))
     cells, even = clearer(cells, motif, (even, soft), gap * scale)
     seeds = _seeds(data, work, even, motif, orientation, cells, mode is not None)
     return eqx.tree_at(lambda s: s.blank, seeds, blank)
@@ -182,7 +182,7 @@ def seed_positions(
     column = np.full(len(seed), -1)
     sites = lattice_sites(flat, ~blank, seed)
     if sites is not None:
-        apart = float(np.median(nearest(sites.position, sites.position, 2)[0][:, 1]))
+        apart = float(np.median(nearest(sites.position, sites.position, 2)[0][:, 1]))  # some lie outside the image
         off = nearest(sites.position, seed)[0] > 0.5 * apart
         column = np.concatenate([sites.site, column[off]])
         seed = np.concatenate([sites.position, seed[off]])
@@ -190,10 +190,8 @@ def seed_positions(
     none = np.full(len(seed), -1)
     accepted = np.zeros(len(seed), int)
     index = np.zeros((len(seed), 2), int)
-    stray = np.zeros((0, 2)), np.zeros(0, int)
-    return Seeds(
-        none, column, index, seed, accepted, *stray, np.diag(1 / sampling[::-1]), scale, gap, blank, polarity=polarity
-    )
+    stray, frame = (np.zeros((0, 2)), np.zeros(0, int)), np.diag(1 / sampling[::-1])
+    return Seeds(none, column, index, seed, accepted, *stray, frame, scale, gap, blank, polarity=polarity)
 
 
 def column_gap(motif: Motif, columns: list[int] | None = None) -> float:

@@ -13,7 +13,7 @@ from ferrojax.columns.indexing.place import inside, pick
 
 _CROP = 1024
 """px a side that the lattice is measured on."""
-_ALIKE, _LEAST_ALIKE = 0.75, 0.15
+_ALIKE, _LEAST_ALIKE = 0.93, 0.15
 """Autocorrelation at a lattice vector: of the best one, and of that at zero."""
 _TOLERANCE = 0.25  # of the shortest lattice vector
 _LEAST, _REGIONS = 12, 6  # cells of a region, regions
@@ -25,6 +25,8 @@ _FAINTEST, _CLEAR = 0.03, 5.0
 """How much a column of the mean cell stands out of its surroundings: of the strongest, and in standard errors."""
 _RING, _APART = 0.12, 0.2
 """Of the shortest lattice vector: radius of those surroundings, least distance of two columns."""
+_BEYOND = 5.0
+"""Of the reach: how far outside the image a column still shows on it."""
 _REACH = 0.3
 """Of the distance to the next column: how far off its place a maximum may be."""
 
@@ -39,7 +41,8 @@ class Sites(NamedTuple):
 def lattice_sites(
     flat: Float[np.ndarray, "rows cols"], trusted: np.ndarray, bright: Float[np.ndarray, "n 2"]
 ) -> Sites | None:
-    """Every site of the lattice that the bright columns are on, seen or faint; None where they are on none.
+    """Every site of the lattice that the bright columns are on, seen or faint, and those beyond the image's edge whose
+    tails reach in; None where the bright columns are on no lattice.
 
     flat: background-free, columns bright. bright: px (x, y), its clear maxima.
     """
@@ -54,12 +57,14 @@ def lattice_sites(
     shortest = float(np.linalg.norm(lattice, axis=1).min())
     peaks, _ = find_peaks(flat, max(0.5 * _APART * shortest, 1.0), -np.inf)
     gap = _REACH * _nearest_site(motif, lattice)
-    known = _placed(cells, motif, peaks, gap, False)
-    rims = [_placed(surround(region, 1), motif, peaks, gap, True) for region in regions]
-    both = Sites(*(np.concatenate(parts) for parts in zip(known, *rims, strict=True)))
-    kept = inside(both.position, flat.shape) & pick(trusted, both.position, False)
-    both = Sites(both.site[kept], both.position[kept])
-    return _single(both, gap)
+    known, seen = _placed(cells, motif, peaks, gap)
+    rims = [_placed(surround(region, 2), motif, peaks, gap) for region in regions]
+    both = Sites(*(np.concatenate(parts) for parts in zip(known, *(rim for rim, _ in rims), strict=True)))
+    shown = np.concatenate([np.ones(len(seen), bool), *(at_peak for _, at_peak in rims)])
+    on, size = inside(both.position, flat.shape), np.array(flat.shape[::-1]) - 1
+    near = ((both.position > -_BEYOND * gap) & (both.position < size + _BEYOND * gap)).all(1)
+    kept = np.where(on, shown & pick(trusted, both.position, False), near)
+    return _single(Sites(both.site[kept], both.position[kept]), gap)
 
 
 def _lattice(flat: np.ndarray, trusted: np.ndarray, bright: np.ndarray) -> np.ndarray | None:
@@ -159,15 +164,13 @@ def _nearest_site(motif: np.ndarray, lattice: np.ndarray) -> float:
     return float(gap[gap > 1e-6].min())
 
 
-def _placed(cells: Cells, motif: np.ndarray, peaks: np.ndarray, reach: float, seen: bool) -> Sites:
-    """The sites of cells, on the maximum next to each; seen: only those that have one."""
+def _placed(cells: Cells, motif: np.ndarray, peaks: np.ndarray, reach: float) -> tuple[Sites, np.ndarray]:
+    """The sites of cells, on the maximum next to each, and which of them (n,) have one."""
     position = (cells.position[:, None] + np.einsum("ki,nij->nkj", motif, cells.lattice)).reshape(-1, 2)
     miss, near = nearest(peaks, position, within=reach)
     at_peak = np.isfinite(miss)
     position = np.where(at_peak[:, None], peaks[np.where(at_peak, near, 0)], position)
-    site = np.tile(np.arange(len(motif)), len(cells.index))
-    kept = at_peak if seen else np.ones(len(site), bool)
-    return Sites(site[kept], position[kept])
+    return Sites(np.tile(np.arange(len(motif)), len(cells.index)), position), at_peak
 
 
 def _single(sites: Sites, reach: float) -> Sites:
