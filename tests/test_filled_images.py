@@ -41,10 +41,9 @@ def test_what_is_filled_in_is_found_to_the_pixel():
     ]
     for data, wanted in cases:
         found = unmeasured_pixels(data, 14.0)
-        if wanted is None:
-            wanted = np.ones(data.shape, bool)
-            wanted[30 : 30 + SHAPE[0]] = False
-        assert (found == wanted).mean() > 0.999
+        framed = np.ones(data.shape, bool)
+        framed[30 : 30 + SHAPE[0]] = False
+        assert (found == (framed if wanted is None else wanted)).mean() > 0.999
 
 
 def test_lost_lines_and_frozen_scans_are_found():

@@ -24,7 +24,8 @@ def cramer_rao(columns: Columns, image: Image, noise: Noise | None = None) -> Fl
 
     For the intensities and widths of `columns`, the pixels of `image`, and `noise` (in the image's intensity unit; None
     takes the columns' own); the columns' own parameters, their neighbours and a smooth background are all taken as
-    unknown. Infinite where the image does not determine a column. Halving the noise's variance halves it: scale it to plan a dose.
+    unknown. Infinite where the image does not determine a column. Halving the noise's variance halves it: scale it to
+    plan a dose.
     Errors: InputError for noise that is not `PoissonNoise`, `GaussianNoise` or like them, too few columns, or an image
     of another size than the columns'.
     Source: E. Bettens et al., Ultramicroscopy 77, 37 (1999).
