@@ -169,7 +169,7 @@ def test_map_writes_everything(tmp_path, capsys, image_file):
 
 
 def settings(path, **changes) -> MapSettings:
-    blank = MapSettings(str(path), "BaTiO3", (0, 0, 1), None, None, False, None, False, (0.0, 0.0), 0)
+    blank = MapSettings(str(path), "BaTiO3", (0, 0, 1), None, None, False, None, False, (0.0, 0.0), False)
     return dataclasses.replace(blank, **changes)
 
 

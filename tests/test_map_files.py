@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import h5py
@@ -58,7 +59,8 @@ def test_notes_are_read_back_and_an_older_file_has_none(tmp_path, pmap, extensio
         del zarr.open_group(path).attrs["notes"]
     else:
         with h5py.File(path, "a") as file:
-            del file.get("ferrojax", file).attrs["notes"]
+            holder: Any = file.get("ferrojax", file)
+            del holder.attrs["notes"]
     assert read_map(path).notes == ()
 
 

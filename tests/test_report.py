@@ -131,7 +131,7 @@ def make_domains(pmap: PolarizationMap) -> Domains:
     label = np.where(np.arange(pmap.valid.shape[1]) < 3, 0, 1) * np.ones(pmap.valid.shape, int)
     label = np.where(np.asarray(pmap.valid), label, -1)
     confidence = np.where(np.asarray(pmap.valid), 0.9, np.nan)
-    return Domains(label, confidence, label, np.array([[1.0, 0.0], [-1.0, 0.0]]), 0.1, 0.01)
+    return Domains(label, confidence, label, np.array([[1.0, 0.0], [-1.0, 0.0]]), 0.1, 0.01, np.zeros(2))
 
 
 @pytest.mark.parametrize("extension", ["h5", "hspy", "zarr"])

@@ -86,6 +86,7 @@ def test_a_zigzag_is_mapped_and_told():
     assert len(error) > 150
     assert np.sqrt((error**2).mean()) < 3
     (wave,) = found.modulations
+    assert wave.cells is not None
     assert (wave.site, sorted(wave.cells)) == ("A", [1, 2])
     np.testing.assert_allclose(sorted(np.abs(wave.displacement)), (0, 25), atol=1.5)
     assert wave.period == pytest.approx(2 * 3.97, rel=0.05)

@@ -86,7 +86,7 @@ def _waves(index: np.ndarray, values: Float[np.ndarray, "n 3"]) -> list[tuple[tu
     known = np.zeros(shape, bool)
     known[at] = True
     boards = np.stack([_without_slow(_board(shape, at, v), known) for v in values.T])
-    size = [2 * fft.next_fast_len(n) for n in shape]
+    size = [2 * int(fft.next_fast_len(n) or n) for n in shape]
     fx, fy = np.meshgrid(*[fft.fftfreq(n) for n in size], indexing="ij")
     fast = np.hypot(fx, fy) > _SHORT
     half = fast & ((fy > 1e-9) | ((np.abs(fy) < 1e-9) & (fx > 1e-9)) | (fx == -0.5) | (fy == -0.5))

@@ -72,7 +72,10 @@ def _lattice(flat: np.ndarray, trusted: np.ndarray, bright: np.ndarray) -> np.nd
     rows, cols = (slice(max(0, n // 2 - _CROP // 2), n // 2 + _CROP // 2) for n in flat.shape)
     part, cover = flat[rows, cols] * trusted[rows, cols], trusted[rows, cols].astype(np.float32)
     size = [fft.next_fast_len(2 * n, real=True) for n in part.shape]
-    raw, norm = (np.fft.fftshift(fft.irfft2(np.abs(np.asarray(fft.rfft2(v, size))) ** 2, size)) for v in (part, cover))
+    raw, norm = (
+        np.fft.fftshift(np.asarray(fft.irfft2(np.abs(np.asarray(fft.rfft2(v, size))) ** 2, size)))
+        for v in (part, cover)
+    )
     middle = np.array(size)[::-1] // 2
     alike = np.where(norm > 0.2 * norm.max(), raw / np.maximum(norm, 1.0), 0.0)
     alike = alike / max(float(alike[middle[1], middle[0]]), 1e-30)
