@@ -310,3 +310,54 @@ def test_a_real_image_in_two_contrasts(reference_data, name, mode, sites):
     on = inside(seeds.position, stored[name].shape)
     assert 780 < (on & (seeds.site == 0)).sum() < 830
     assert (seeds.rejection[on] == ACCEPTED).mean() > 0.995
+
+
+def potential(size=(300, 320), cell=20.0):
+    """A perovskite's projected potential along [001], oxygen included, px."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(float)
+    image = np.zeros(size)
+    columns = ((0, 0, 1.0), (0.52, 0.46, 0.55), (0.5, 0, 0.25), (0, 0.5, 0.25))
+    for i, j in np.ndindex(19, 18):
+        for u, v, height in columns:
+            image += height * np.exp(-0.5 * ((x - cell * (i + u)) ** 2 + (y - cell * (j + v)) ** 2) / 2.5**2)
+    return image
+
+
+@pytest.mark.parametrize("mode", [None, "ABF", "iDPC"])
+def test_a_component_of_a_dpc_is_told_from_its_symmetry(mode):
+    """Every column has a bright and a dark side: none of the modes, whichever is said."""
+    whole = potential()
+    along_y, along_x = np.gradient(whole)
+    rng = np.random.default_rng(0)
+    for part in (along_x, -along_y, along_x * np.cos(0.5) + along_y * np.sin(0.5)):
+        noisy = part + 0.2 * part.std() * rng.normal(size=part.shape)
+        with pytest.raises(InputError, match="one component of a DPC"):
+            seed_columns(noisy, np.full(2, 3.97 / 20), PTO, mode)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_signals_with_a_column_in_their_middle_are_no_component(sign):
+    """Integrated, differentiated and dark signals are even about every column."""
+    whole = potential()
+    bent = sum(np.gradient(np.gradient(whole, axis=k), axis=k) for k in (0, 1))
+    rng = np.random.default_rng(0)
+    for image in (sign * whole, *((-bent,) if sign > 0 else ())):
+        noisy = image + 0.2 * image.std() * rng.normal(size=image.shape)
+        assert seed_columns(noisy, np.full(2, 3.97 / 20), PTO).polarity == sign
+
+
+def test_faint_columns_of_a_lattice_are_found_without_a_crystal():
+    """The mean of all cells shows them; single cells, no maximum that is as clear as the bright ones."""
+    from tests.lattices import SHAPE, crystal, painted
+
+    _, a, b = crystal(4.0)
+    image = np.random.default_rng(0).poisson(60 * painted((a, 1.0, 3.4), (b, 0.08, 3.0))).astype(float)
+    seeds = seed_positions(image, np.full(2, 3.97 / 20))
+    inner = b[((b > 12) & (b < np.array(SHAPE[::-1]) - 12)).all(1)]
+    gap = np.linalg.norm(inner[:, None] - seeds.position[None], axis=-1)
+    assert len(inner) > 150
+    assert (gap.min(1) < 0.2 * 20).mean() > 0.97
+    faint = seeds.column[gap.argmin(1)]
+    assert (faint == np.median(faint)).mean() > 0.97
+    on = inside(seeds.position, SHAPE)
+    assert on.sum() < 1.1 * (inside(a, SHAPE).sum() + inside(b, SHAPE).sum())
