@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from ferrojax.errors import InputError
+
 _NO_CONTRAST = 1e-3
 """Share of the image's spread below which a square has no contrast."""
 _SQUARE = (3, 30)
@@ -64,7 +66,16 @@ def unmeasured_pixels(data: Float[np.ndarray, "rows cols"], width: float) -> Boo
 
     What is flat over squares of `width` px (about the distance between columns), long runs of equal pixels along a
     row or a column, and lines that repeat the one before; and what such places enclose.
+    Errors: InputError where nothing is left.
     """
+    found = _unmeasured(data, width)
+    if found.all():
+        problem = "is flat, or every line of it repeats the next: it shows no lattice"
+        raise InputError("image", f"{data.shape[0]} × {data.shape[1]} px", problem, "check how it was read")
+    return found
+
+
+def _unmeasured(data: np.ndarray, width: float) -> np.ndarray:
     low, high = np.percentile(data[::3, ::3], [1, 99])
     least = _NO_CONTRAST * float(high - low)
     side = int(np.clip(width, *_SQUARE))
@@ -165,9 +176,11 @@ def _bar(flat: np.ndarray, still: np.ndarray) -> np.ndarray:
     """(rows,) bool, rows at the rim that a bar takes up, text and all: up to a row that is flat from end to end."""
     filled, clean = flat.mean(1) > _FILLED, still.mean(1) > _CLEAN
     inside = np.zeros(len(filled), bool)
+    if (filled | clean).all():  # padding at the sides, and no row without it to end a bar
+        return inside
     for order in (slice(None), slice(None, None, -1)):
         belongs = (filled | clean)[order]
-        many = len(belongs) if belongs.all() else int(np.argmin(belongs))
+        many = int(np.argmin(belongs))
         last = np.nonzero(clean[order][:many])[0]
         if len(last):
             inside[order][: last[-1] + 1] = True

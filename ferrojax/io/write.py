@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ferrojax.columns import Calibration, Columns, LineError
+from ferrojax.columns import Calibration, Columns, GaussianNoise, LineError, PoissonNoise
+from ferrojax.columns.fitting.noise import FittedNoise
 from ferrojax.errors import InputError
 from ferrojax.io.archive import put_array, restore, store
 from ferrojax.polarization import Domains, PolarizationMap
@@ -34,6 +35,8 @@ UNITS = {
     "Calibration.anisotropy": "%", "Calibration.shear": "degree", "Calibration.rotation_deg": "degree",
     "Calibration.rms_pm": "pm", "LineError.variance": "Å²", "LineError.jitter_px": "px",
     "LineError.correlation": "1", "LineError.height_px": "px", "LineError.disorder": "Å",
+    "PoissonNoise.gain": "image unit", "PoissonNoise.offset": "image unit", "GaussianNoise.sd": "image unit",
+    "FittedNoise.constant": "image unit²", "FittedNoise.slope": "image unit", "FittedNoise.offset": "image unit",
 }  # fmt: skip
 CONVENTION = "x right, y down; displacement of B against the centroid of its A neighbours"
 _KINDS = {
@@ -41,6 +44,9 @@ _KINDS = {
     "Columns": Columns,
     "Calibration": Calibration,
     "LineError": LineError,
+    "PoissonNoise": PoissonNoise,
+    "GaussianNoise": GaussianNoise,
+    "FittedNoise": FittedNoise,
 }
 _GROUP, _FORMAT, _VERSION = "ferrojax", "ferrojax polarization map", 1
 _HDF5 = (".hspy", ".h5", ".hdf5")
