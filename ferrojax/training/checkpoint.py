@@ -56,10 +56,13 @@ def load_model(path: str | Path) -> DisplacementNet:
     wanted = nnx.to_pure_dict(state)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            found = checkpointer.restore(path, wanted)
+            stored = checkpointer.metadata(path).item_metadata
+            # Compared before anything is read: a restore that fails leaves threads of its own behind.
+            fits = _shapes(getattr(stored, "tree", stored)) == _shapes(wanted)
+            found = checkpointer.restore(path, wanted) if fits else None
     except Exception as error:  # Orbax raises what its parts do: of keys, shapes, JSON, TensorStore
         raise InputError("model", str(path), f"does not fit this network: {_first_line(error)}", remedy) from error
-    if _shapes(found) != _shapes(wanted):
+    if found is None:
         raise InputError("model", str(path), "holds arrays of other shapes than this network's", remedy)
     nnx.replace_by_pure_dict(state, found)
     nnx.update(model, state)
