@@ -92,6 +92,7 @@ def test_map_returns_the_shift_in_image_axes(phantom):
     assert (np.linalg.eigvalsh(np.asarray(pmap.covariance, float)[valid]) > 0).all()
     assert dict(pmap.provenance) == {
         "image": "image",
+        "mode": "HAADF",
         "oxygen under B": "not drawn",
         "crystal": "BaTiO3",
         "zone": "0 0 1",
