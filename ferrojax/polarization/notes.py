@@ -18,6 +18,8 @@ SIGNIFICANT = 3.0
 """Standard errors."""
 _MANY = 0.02
 """Share of cells."""
+_DISORDERED = 1.0
+"""Error bars of the anchor's columns by which they scatter beyond them, to be worth a sentence."""
 
 
 def contrast(columns: Columns, motif: Motif) -> tuple[float, float] | None:
@@ -42,6 +44,7 @@ def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, .
                 f"The recorded pixel size does not fit the crystal: recorded lengths are {scale:+.1f} % off, and "
                 f"{skew:+.1f} % longer along x than along y. Lengths here are those of the crystal."
             )
+    lines += disorder_notes(found.columns)
     if oxygen:
         lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
     if found.spikes:
@@ -57,6 +60,22 @@ def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, .
             "of the crystal runs along it. Cells across it are not mapped."
         )
     return tuple(lines)
+
+
+def disorder_notes(columns: Columns) -> tuple[str, ...]:
+    """That columns scatter about the smooth lattice by more than their own error bars, which nothing else holds."""
+    if columns.lines is None or not (np.asarray(columns.site) == 0).any():
+        return ()
+    own = np.asarray(columns.own_covariance, float)[np.asarray(columns.site) == 0]
+    sigma = np.sqrt(np.nanmedian(own[:, [0, 1], [0, 1]], 0))
+    disorder = np.asarray(columns.lines.disorder, float)
+    if not (disorder > _DISORDERED * sigma).any():
+        return ()
+    return (
+        f"A columns scatter about the smooth lattice by ({100 * disorder[0]:.1f}, {100 * disorder[1]:.1f}) pm (x, y) "
+        "beyond their error bars: disorder of the crystal, or noise of the scan that no two columns share. One image "
+        "cannot tell which; the cells' error bars do not hold it.",
+    )
 
 
 def polarization_notes(polarization: Float[np.ndarray, "n 2"]) -> tuple[str, ...]:
