@@ -85,7 +85,7 @@ def null(image: np.ndarray, step: float, mode: str) -> tuple[dict, tuple]:
     variance = pm_per_px**2 * alone["covariance"][near][:, [0, 1], [0, 1]]
     site = np.asarray(columns.site)
     a, b = (np.median(variance[columns.accepted & (site == SITES.index(s))], 0) for s in "AB")
-    share = float((np.asarray(motif.shell_weight) ** 2).sum())
+    share = float((np.asarray(motif.shell.weight) ** 2).sum())
     count = b + share * a
     shared = lines_share(columns, pm_per_px, (image.shape[0], image.shape[1]))
     scan = np.max([np.square(v) for v in shared.values()], axis=0) * (1 + share)

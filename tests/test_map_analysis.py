@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ferrojax import Image, material
 from ferrojax.cli.map import Mapped, MapSettings
 from ferrojax.cli.map_report import map_report, map_summary
+from ferrojax.crystal import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.polarization import (
     analyse_map,
@@ -95,7 +96,7 @@ def test_a_part_without_lattice_is_not_mapped_and_its_loss_is_counted(mapped):
     pmap = mapped.pmap
     at = np.asarray(pmap.position_px)[np.asarray(pmap.valid)]
     assert not (at > CELLS * PIXELS - CORNER + 0.5 * PIXELS).all(axis=1).any()
-    lost = unmapped_cells(pmap)
+    lost = unmapped_cells(pmap, projected_motif(material("PbTiO3")))
     assert sum(lost.values()) + int(pmap.valid.sum()) == int((np.asarray(pmap.columns.site) == 1).sum())
     assert lost["B column: no column"] >= len(VACANT)
 

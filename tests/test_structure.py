@@ -15,7 +15,7 @@ import ferrojax
 
 PACKAGE = Path(__file__).parents[1] / "ferrojax"
 ORDER = (
-    "errors devices checks constants products grid image crystal optics multislice detection acquisition columns "
+    "errors files devices checks constants products grid image crystal optics multislice detection acquisition columns "
     "polarization tilt io dataset models training inference report interop cli"
 )
 ROOMS = ORDER.split()

@@ -160,8 +160,10 @@ def test_shells_of_a_rhombohedral_crystal(zone):
         assert shell.weight.sum() == pytest.approx(1)
     for column in motif.sites("A") + motif.sites("O"):
         assert len(motif.shells[column].weight) == 0
-    # The short form names no column, so that it is only there where there is one A and one B.
-    assert len(motif.shell_weight) == (4 if zone == (0, 0, 1) else 0)
+    # Seen along [110] the crystal's cell holds everything but oxygen twice.
+    assert "".join(motif.label) == {(0, 0, 1): "ABOO", (1, 1, 0): "ABO"}[zone]
+    assert motif.alike == {(0, 0, 1): 1, (1, 1, 0): 2}[zone]
+    assert len(motif.shell_weight) == {(0, 0, 1): 4, (1, 1, 0): 6}[zone]
     # The polar axis is c; seen along the beam it is shortened by the sine of the angle between them.
     beam = np.array(hexagonal) @ np.asarray(crystal.cell, float)
     sine = np.sqrt(1 - (beam[2] / np.linalg.norm(beam)) ** 2)
@@ -206,8 +208,9 @@ def test_wurtzite_dumbbells():
     for column in dumbbell.sites("B"):
         assert np.linalg.norm(dumbbell.ideal_displacement[column]) < 0.1
     row = projected_motif(crystal, (1, -1, 0))
-    assert "".join(row.label) == "AABB"
-    np.testing.assert_allclose(np.linalg.norm(row.lattice, axis=1), [3.25 / 2, 5.207], rtol=1e-5)
+    assert "".join(row.label) == "AB"  # the two layers of a cell, at different depths, show the same half a cell apart
+    assert row.alike == 2
+    np.testing.assert_allclose(np.linalg.norm(row.lattice, axis=1), [3.25 / 2, 5.207 / 2], rtol=1e-5)
     across = (row.offset - row.offset[0]) @ row.lattice[0] / np.linalg.norm(row.lattice[0]) / (3.25 / 2)
     np.testing.assert_allclose(across, np.round(across), atol=1e-4)
 

@@ -13,6 +13,7 @@ from ferrojax.cli.options import (
     load_crystal,
     parse_choice,
     parse_drift,
+    parse_labels,
     parse_sampling,
     parse_signal,
     parse_zone,
@@ -37,6 +38,10 @@ def map_image(
     image: str = typer.Argument(metavar="IMAGE", help=".npz, .tif, .dm3, .dm4, .emd, .hspy, .mrc or .ser"),
     *,
     crystal: str = typer.Option(..., help="Material of the library (`ferrojax info` lists them), or a CIF or POSCAR."),
+    displacement: str | None = typer.Option(
+        None, help="What moves against what, by elements: Fe:Bi, Al:N, Mg1:Mg2; by default B against A."
+    ),
+    labels: str | None = typer.Option(None, help="Sites of a structure file: Pb=A,Ti=B,O=O; by default inferred."),
     zone: str = typer.Option("001", help="Zone axis, pseudo-cubic for perovskites: 001, 110 or 0,0,1."),
     sampling: str | None = typer.Option(None, help="Å per pixel, one value or y,x; replaces the file's."),
     mode: str | None = typer.Option(None, help="HAADF, ABF or iDPC; by default told from the image."),
@@ -60,10 +65,22 @@ def map_image(
     shown, kind = parse_choice("mode", mode, MODES), parse_choice("format", format, FORMATS)
     moved = parse_drift(drift, frames)
     settings = MapSettings(
-        image, crystal, axis, step, shown, oxygen, parse_signal(signal), frames, moved, correct_drift
+        image,
+        crystal,
+        axis,
+        step,
+        shown,
+        oxygen,
+        parse_signal(signal),
+        frames,
+        moved,
+        correct_drift,
+        displacement,
+        parse_labels(labels),
     )
     start = perf_counter()
-    with prepared_output(out) as folder, progress_display(console) as progress:
+    results = [name.format(format=kind) for name in RESULTS]
+    with prepared_output(out, results) as folder, progress_display(console) as progress:
         mapped = map_file(settings, progress)
         progress("writing the report")
         write_results(folder, mapped, settings, str(kind), lambda: perf_counter() - start)
@@ -73,7 +90,7 @@ def map_image(
         console.print(f"note: {line}", markup=False)
     for name, value in summed_up(mapped):
         console.print(f"{name}: {value}", markup=False)
-    console.print(f"written to {out}: {', '.join(RESULTS).format(format=kind)}", markup=False)
+    console.print(f"written to {out}: {', '.join(results)}", markup=False)
 
 
 @contextmanager
@@ -97,12 +114,13 @@ def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
     progress("reading")
     from ferrojax.polarization import analyse_map, map_with_model
 
-    crystal, remarks = load_crystal(settings.crystal)
+    crystal, remarks = load_crystal(settings.crystal, settings.labels)
     image, alignment = read_image(settings)
     made = map_with_model(
         image,
         crystal,
         settings.zone,
+        displacement=settings.displacement,
         correct_drift=settings.correct_drift,
         mode=settings.mode,
         oxygen=settings.oxygen,

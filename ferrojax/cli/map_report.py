@@ -6,9 +6,10 @@ import numpy as np
 
 from ferrojax.cli.info import versions
 from ferrojax.cli.mapped import Mapped, MapSettings
+from ferrojax.crystal.roles import SITES_OF_B
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
-from ferrojax.polarization.notes import contrast
+from ferrojax.polarization.notes import UNLIKE_CONTRAST, contrast
 from ferrojax.report import (
     MapReport,
     analysis_checks,
@@ -26,13 +27,21 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
     pmap, name = mapped.pmap, mapped.crystal.name
     zone = dict(pmap.provenance)["zone"]
     numbers = dict(map_facts(pmap))
+    moving, around = dict(pmap.provenance).get("displacement", SITES_OF_B).split(":")
     lead = (
-        f"Displacement of the B columns of {name} against their A neighbours, seen along [{zone}], by column fitting: "
+        f"Displacement of the {moving} columns of {name} against their {around} neighbours, seen along [{zone}], by "
+        "column fitting: "
         f"{numbers['cells mapped']} cells, mean {numbers['mean displacement (x, y)']} (x right, y down)."
     )
     implied = numbers.get("mean polarization implied (x, y)")
     if implied is not None:
         lead += f" If mis-tilt and overlapping columns add nothing to it, this implies a polarization of {implied}."
+    seen = contrast(pmap.columns, projected_motif(mapped.crystal, settings.zone))
+    if mapped.analysis.found.mode == "HAADF" and seen is not None and abs(np.log(seen[0] / seen[1])) > UNLIKE_CONTRAST:
+        lead += (
+            f" Beware: A columns are {seen[0]:.2g} times as bright as B, where Z^1.7 alone makes it {seen[1]:.2g}; "
+            "thickness and overlap can do that, and so can another crystal on the same lattice."
+        )
     affine = np.asarray(pmap.calibration.affine)
     image = Image(mapped.image.data, (affine[1, 1], affine[0, 0]), name=mapped.image.name)
     return MapReport(

@@ -24,6 +24,8 @@ class MapSettings:
     frames: bool
     drift: tuple[float, float]
     correct_drift: bool
+    displacement: str | None = None
+    labels: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrojax.errors import InputError
@@ -59,6 +58,19 @@ def parse_drift(text: str | None, frames: bool) -> tuple[float, float]:
     return x, y
 
 
+def parse_labels(text: str | None) -> dict[str, str] | None:
+    """{"Pb": "A", "Ti": "B"} from "Pb=A,Ti=B" or "Pb:A Ti:B"; None stays None."""
+    if text is None:
+        return None
+    found = [re.fullmatch(r"([A-Za-z]+)[=:]([ABOabo])", part) for part in re.split(r"[,\s]+", text.strip())]
+    pairs = {match[1]: match[2].upper() for match in found if match}
+    if not pairs or len(pairs) != len(found):
+        raise InputError(
+            "labels", text, "does not label elements", "write element=site with sites A, B, O: Pb=A,Ti=B,O=O"
+        )
+    return pairs
+
+
 def parse_choice(field: str, text: str | None, choices: tuple[str, ...]) -> str | None:
     """One of the choices, whatever the case; None stays None."""
     if text is None:
@@ -74,18 +86,16 @@ def parse_signal(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.strip().isdigit() else text
 
 
-def load_crystal(text: str) -> "tuple[Crystal, list[str]]":
-    """A material of the library by its name, or a crystal from a structure file by its path, and what to beware of."""
+def load_crystal(text: str, labels: dict[str, str] | None = None) -> "tuple[Crystal, list[str]]":
+    """A material of the library by its name, or a crystal from a structure file by its path, and what to beware of.
+
+    labels: of the file's elements, None infers them.
+    """
     import warnings
 
-    from ferrojax.crystal import Crystal, available_materials, material
+    from ferrojax.crystal import given_crystal
 
-    path = Path(text).expanduser()
-    if text in available_materials() or not (path.is_file() or path.suffix or "/" in text):
-        return material(text), []
-    if not path.is_file():
-        raise InputError("crystal", text, "does not exist", "give the path of a CIF or POSCAR, or a library name")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        crystal = Crystal.from_file(path)
+        crystal = given_crystal(text, labels)
     return crystal, [str(warning.message) for warning in caught]

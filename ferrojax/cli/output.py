@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from ferrojax.errors import InputError
 
 
 @contextmanager
-def prepared_output(path: str | os.PathLike[str]) -> Iterator[Path]:
+def prepared_output(path: str | os.PathLike[str], results: Sequence[str] = ()) -> Iterator[Path]:
     """A scratch folder whose files move to `path` when the block ends well, and vanish when it does not.
 
     A file of the same name in `path` is replaced, other files there are left alone. Raises InputError at once
-    where `path` cannot be created or written. The scratch folder lies on the same disk, so files move whole.
+    where `path` cannot be created or written, or something else stands where one of the `results` belongs. The scratch
+    folder lies on the same disk, so files move whole.
     A request to terminate (SIGTERM) ends the block as an error does; Ctrl-C is one anyway.
     """
     if not os.fspath(path):
@@ -29,6 +30,8 @@ def prepared_output(path: str | os.PathLike[str]) -> Iterator[Path]:
     with _termination_as_exit():
         try:
             with _as_input_error(target):
+                for name in results:
+                    _check_free(target / name)
                 created += [p for p in (target, *target.parents) if not p.exists()]  # innermost first
                 scratch.mkdir(parents=True)
             yield scratch
@@ -68,17 +71,24 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _check_free(path: Path) -> None:
+    """Refuse a folder where a file belongs, or a store."""
+    if path.suffix == ".zarr":
+        if path.exists() and not (path / "zarr.json").is_file():
+            raise _unusable(path, "is no Zarr store, where one belongs")
+    elif path.is_dir():
+        raise _unusable(path, "is a folder where a result file belongs")
+
+
 def _move_in(scratch: Path, target: Path) -> None:
     """Check every destination first, so that a name taken by a folder stops the move before it begins."""
     files = [p for p in sorted(scratch.rglob("*")) if p.is_file()]
     stores = [p.relative_to(scratch) for p in scratch.iterdir() if p.suffix == ".zarr"]
     for store in stores:
-        if (target / store).exists() and not (target / store / "zarr.json").is_file():
-            raise _unusable(target / store, "is no Zarr store, where one belongs")
+        _check_free(target / store)
     for file in files:
         destination = target / file.relative_to(scratch)
-        if destination.is_dir():
-            raise _unusable(destination, "is a folder where a result file belongs")
+        _check_free(destination)
         for parent in destination.parents:
             if parent == target:
                 break

@@ -67,9 +67,10 @@ def _finished(path: Path) -> "SimulatedSet | None":
 
 def _save(simulated: "SimulatedSet", path: Path) -> None:
     """All of the file or nothing."""
-    partial = path.with_name(f".{path.name.lstrip('.')}.partial.npz")
-    simulated.save(partial)
-    partial.replace(path)
+    from ferrojax.files import replacing
+
+    with replacing(path, "out") as partial:
+        simulated.save(partial)
 
 
 def _folder(out: str, result: str) -> Path:

@@ -102,6 +102,7 @@ def assemble(
         rejection=jnp.asarray(rejection),
         calibration=calibration,
         lines=lines,
+        column=None if calibration is None else jnp.asarray(seeds.column),
         noise=fit.noise.standardised(0.0, float(seeds.polarity)),
         dark=seeds.polarity < 0,
         image_shape=(int(data.shape[0]), int(data.shape[1])),

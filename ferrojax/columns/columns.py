@@ -95,7 +95,7 @@ class Columns(eqx.Module):
     lattice_index: (n, 2) cell of the column, 0 without a crystal.
     rejection: (n,) index into REJECTIONS; 0 is accepted.
     calibration: None without a crystal: then Å are the recorded ones.
-    lines: what the scan lines add; None without a crystal.
+    lines: what the scan lines add; None without a crystal. column: (n,) row of the motif; None without a crystal.
     noise: of the image's intensities, as given or as the residuals show it; None if unknown.
     dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if
         unknown.
@@ -113,6 +113,7 @@ class Columns(eqx.Module):
     calibration: Calibration | None
     lines: LineError | None = None
     noise: Noise | None = None
+    column: Int[Array, " n"] | None = None
     dark: bool = eqx.field(static=True, default=False)
     image_shape: tuple[int, int] | None = eqx.field(static=True, default=None)
 

@@ -1,10 +1,13 @@
 """From an image to fitted, indexed and calibrated columns."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from os import PathLike
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
+from ferrojax.checks import check_numbers
 from ferrojax.columns.assemble import assemble, at_edge, rejections
 from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, FAINT, JUMP, UNLIKE, Columns
@@ -12,17 +15,21 @@ from ferrojax.columns.contrast import unlike
 from ferrojax.columns.distortion.jumps import beside_jumps, scan_jumps, without_jumps
 from ferrojax.columns.faulty_pixels import saturated_pixels, without_spikes
 from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
-from ferrojax.columns.fitting.noise import Noise
+from ferrojax.columns.fitting.noise import Noise, PoissonNoise
 from ferrojax.columns.indexing.seeds import MIN_CELLS, Seeds, inside, seed_columns, seed_positions, too_few
 from ferrojax.columns.indexing.template import anchor
 from ferrojax.columns.oxygen import hidden_oxygen
 from ferrojax.columns.superstructure import Modulation, modulations
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.given import given_crystal
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import FAINTEST, Image
 
 CORE = 0.5
+_NARROWEST = 0.6
+"""px, rms radius of columns; at that error bars are up to a quarter too small, below they soon are half of what they
+should be."""
 _KNOTS = 3.0
 """Periods of the lattice between the knots of the background."""
 _ONE_IMAGE = "pass one two-dimensional image"
@@ -32,7 +39,7 @@ class FindOptions(TypedDict, total=False):
     """Keywords of `find_columns`."""
 
     mode: str | None
-    noise: Noise | None
+    noise: Noise | str | None
     core: float | None
     oxygen: bool
     progress: Callable[[str], None] | None
@@ -77,57 +84,77 @@ class _Options(NamedTuple):
 
 def find_columns(
     image: Image,
-    crystal: Crystal | None = None,
+    crystal: Crystal | str | PathLike[str] | None = None,
     zone: Sequence[int] | None = None,
-    *,
-    mode: str | None = None,
-    noise: Noise | None = None,
-    core: float | None = CORE,
-    oxygen: bool = False,
-    progress: Callable[[str], None] | None = None,
+    **options: Unpack[FindOptions],
 ) -> Columns:
     """Find and fit the atomic columns of an image, all of them together by maximum likelihood.
 
     With a crystal (zone defaults to (0, 0, 1)) the columns are labelled, indexed and calibrated on the lattice; without
     one every column is fitted that is bright or on a site of the lattice that the bright ones show, and positions are
-    in recorded Å.
+    in recorded Å. crystal: a Crystal, a name of the library or the path of a structure file.
+    Options, all by keyword:
     mode: "HAADF" (or any dark field), "ABF" or "iDPC"; None tells it from the image.
-    noise: `PoissonNoise` or `GaussianNoise` where it is known; None takes it from the residuals.
-    core: pixels farther from every column than this share of the nearest distance between columns do not count
+    noise: `PoissonNoise` ("poisson" for counts) or `GaussianNoise` where it is known; None takes it from the residuals.
+    core: 0.5; pixels farther from every column than this share of the nearest distance between columns do not count
     (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
     oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, and tails common to all
     columns, so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode.
     progress: called with a word before every stage.
     Single pixels far outside everything else (hot or dead ones) do not count.
-    Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, or fewer
-    than 12 cells are complete.
+    Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, fewer
+    than 12 cells are complete, or an option is unknown or out of its range.
     """
-    options: FindOptions = {"mode": mode, "noise": noise, "core": core, "oxygen": oxygen, "progress": progress}
     return find_with_model(image, crystal, zone, **options).columns
 
 
 def find_with_model(
     image: Image,
-    crystal: Crystal | None = None,
+    crystal: Crystal | str | PathLike[str] | None = None,
     zone: Sequence[int] | None = None,
     **options: Unpack[FindOptions],
 ) -> FoundColumns:
     """`find_columns`, with the fitted image and what the search decided; arguments and errors as there."""
+    chosen = _checked(options)
     data, spikes = without_spikes(image_data(image))
     sampling = np.asarray(image.sampling, float)
-    chosen = _Options()._replace(**{k: v for k, v in options.items() if k != "progress" or v is not None})
     chosen.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
         return _unlabelled(data, sampling, chosen, ~spikes)._replace(spikes=int(spikes.sum()))
+    crystal = given_crystal(crystal)
     motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
     found = _labelled(data, sampling, (crystal, motif), chosen, ~spikes)
     return found._replace(spikes=int(spikes.sum()))
 
 
+def _checked(options: Mapping[str, Any]) -> _Options:
+    """The options with their defaults; InputError for a name or a value that means nothing."""
+    for name in options:
+        if name not in _Options._fields:
+            close = get_close_matches(name, _Options._fields, 1)
+            hint = f"did you mean {close[0]}? The options are" if close else "the options are"
+            raise InputError("option", name, "is unknown", f"{hint} {', '.join(_Options._fields)}")
+    chosen = _Options()._replace(**{k: v for k, v in options.items() if k != "progress" or v is not None})
+    if isinstance(chosen.noise, str) and chosen.noise.lower() == "poisson":
+        chosen = chosen._replace(noise=PoissonNoise())
+    if not (chosen.noise is None or hasattr(chosen.noise, "standardised")):
+        remedy = 'pass PoissonNoise(gain, offset), GaussianNoise(sd), "poisson" for counts, or None'
+        raise InputError("noise", chosen.noise, "is no noise", remedy)
+    if chosen.core is not None:
+        remedy = f"pass a share of the distance between columns such as {CORE}, or None for all pixels"
+        check_numbers("core", chosen.core, remedy, above=0.0)
+    if not isinstance(chosen.oxygen, bool | np.bool_):
+        raise InputError("oxygen", chosen.oxygen, "is neither True nor False", "pass True or False")
+    return chosen
+
+
 def image_data(image: Image) -> np.ndarray:
     """(rows, cols) float64 pixels that can be analysed, or an InputError."""
+    if not isinstance(image, Image):
+        remedy = "pass Image(data, sampling), with the pixel size in Å"
+        raise InputError("image", type(image).__name__, "is no Image: its pixel size is not known", remedy)
     data = np.asarray(image.data, np.float64)
     if data.ndim != 2:
         raise InputError("image", f"shape {data.shape}", "is a stack of images", _ONE_IMAGE)
@@ -167,6 +194,7 @@ def _labelled(
     if satellites is not None:
         fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
     options.progress("checking columns")
+    _check_resolved(fitted, seeds)
     stray = fitted.position[len(seeds.site) :]
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
@@ -189,6 +217,18 @@ def _labelled(
     found = _found(columns, fitted, seeds, stray[inside(stray, data.shape)])
     jumps = tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True))
     return found._replace(jumps=jumps, modulations=modulations(columns))
+
+
+def _check_resolved(fitted: FittedColumns, seeds: Seeds) -> None:
+    """Refuse columns that fall between the pixels: positions and error bars of them mean nothing."""
+    width = float(np.median(fitted.width[: len(seeds.site)]))
+    if width < _NARROWEST:
+        raise InputError(
+            "image",
+            f"columns of {width:.2f} px rms",
+            "has columns too narrow for its pixels to be placed",
+            f"record with finer pixels, so that their rms radius is at least {_NARROWEST:g} px",
+        )
 
 
 def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray) -> FoundColumns:

@@ -82,7 +82,8 @@ def misfit(
     total = weight.sum((1, 2))
     area = _noise_area(z, fit, group, usable)
     # A fit takes up one independent patch of noise a parameter, however many pixels the patch has.
-    freedom = np.maximum(np.minimum(total - _PARAMETERS * area, fit.spare * total), 0.2 * total + 1e-6)
+    left = residual_windows(fit.left, fit.seen, fit.position, fit.width)[0]
+    freedom = np.maximum((weight * left).sum((1, 2)) - _PARAMETERS * (area - 1), 0.2 * total + 1e-6)
     own = (weight * value**2).sum((1, 2)) / freedom
     factor = own.copy()
     for g in range(group.max() + 1):

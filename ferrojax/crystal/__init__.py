@@ -17,6 +17,7 @@ from ferrojax.crystal.fields import stripe_field as stripe_field
 from ferrojax.crystal.fields import uniform_field as uniform_field
 from ferrojax.crystal.fields import vortex_field as vortex_field
 from ferrojax.crystal.fields import wall_field as wall_field
+from ferrojax.crystal.given import given_crystal as given_crystal
 from ferrojax.crystal.layers import amorphous_layer as amorphous_layer
 from ferrojax.crystal.layers import stacked as stacked
 from ferrojax.crystal.layers import wedge_thickness as wedge_thickness

@@ -38,7 +38,7 @@ def column_components(crystal: Crystal, motif: Motif) -> tuple[ColumnComponents,
     """
     offset = _offsets(crystal, motif)
     number = np.asarray(crystal.number)
-    density = np.asarray(crystal.occupancy, float) / motif.depth
+    density = np.asarray(crystal.occupancy, float) / (motif.depth * motif.alike)
     response = None
     if crystal.soft_mode is not None:
         response = np.einsum("ai,sij,bj->sab", motif.axes, np.asarray(crystal.soft_mode, float), motif.axes)

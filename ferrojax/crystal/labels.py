@@ -33,7 +33,8 @@ def inferred_labels(
 ) -> tuple[tuple[str, ...], str]:
     """Every site's label and the rule that gave it.
 
-    Anions (oxygen, halogens, chalcogens, nitrogen) are O. With one element besides, that one is A. A perovskite ABX3
+    Anions (oxygen, halogens, chalcogens, nitrogen) are O. With one element besides, or several at random on the same
+    sites, that is A. A perovskite ABX3
     has its twelve-coordinated cations on A and its six-coordinated ones on B: an element is A where its twelve
     nearest anions are on average less than 1.30 times as far as its six nearest, B where more than 1.40 times.
     Errors: InputError where that does not decide, or the sites are not in proportion 1:1:3.
@@ -44,7 +45,7 @@ def inferred_labels(
         if len(present) > 1:
             raise InputError("labels", ", ".join(present), "cannot be inferred: no cation among them", _REMEDY)
         return ("A",) * len(elements), "Inferred: one element, A."
-    if len(cations) == 1:
+    if len(cations) == 1 or _share_all_sites(fractional, elements):
         return tuple("O" if e in ANIONS else "A" for e in elements), "Inferred: one cation, A; anions O."
     spread = _coordination(cell, fractional, elements)
     kind = {s: "A" if v < A_BELOW else "B" if v > B_ABOVE else "?" for s, v in spread.items()}
@@ -57,6 +58,15 @@ def inferred_labels(
         problem = f"cannot be inferred: no perovskite ABX3 by the coordination of its cations ({shown})"
         raise InputError("labels", ", ".join(present), problem, _REMEDY)
     return label, "Inferred: twelve-coordinated cations A, six-coordinated ones B, anions O."
+
+
+def _share_all_sites(fractional: np.ndarray, elements: Sequence[str]) -> bool:
+    """Whether every place of a cation holds the same elements."""
+    cation = np.array([symbol not in ANIONS for symbol in elements])
+    place = np.mod(np.round(np.mod(fractional[cation], 1.0), 3), 1.0)
+    symbols = np.array(elements)[cation]
+    held = {tuple(at): frozenset(symbols[(place == at).all(1)].tolist()) for at in np.unique(place, axis=0)}
+    return len(set(held.values())) == 1
 
 
 def _coordination(cell: np.ndarray, fractional: np.ndarray, elements: Sequence[str]) -> dict[str, float]:

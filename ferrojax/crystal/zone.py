@@ -10,19 +10,24 @@ from jaxtyping import Float, Int
 
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.lattice import images_within, plane_basis, primitive_cell
+from ferrojax.crystal.roles import SITES_OF_B, Roles, displacement_roles, usual_displacement
 from ferrojax.errors import InputError
 
 Z_CONTRAST_EXPONENT = 1.7
 SHELL_REACH = 16.0
-"""Å; how far the A sites round a B site are looked for, twice the widest cage of any cell."""
+"""Å; how far the neighbours of a site are looked for, twice the widest cage of any cell."""
+_REPEATS, _AS_BRIGHT = 0.05, 0.02
+"""Å, and share of the brightness, within which columns are each other's translation."""
+_TURNED = 0.9
+"""Å; how far oxygen columns may be from each other that octahedra turned to either side put about one place."""
 _REMEDY = "give three small integers such as (0, 0, 1) or (1, 1, 0)"
 
 
 class Shell(eqx.Module):
-    """The A columns round a B column of cell (0, 0), from B's coordination shell in three dimensions.
+    """The columns round a column of cell (0, 0), from its sites' coordination shell in three dimensions.
 
     column: (k,) which column of the motif. index: (k, 2) lattice index of that column's cell. weight: (k,) share
-    of the shell, sums to 1. All empty for a column that is not labelled B.
+    of the shell, sums to 1. All empty for a column whose displacement is not meant.
     """
 
     column: Int[np.ndarray, " shell"]
@@ -39,8 +44,9 @@ class Motif(eqx.Module):
     label: "A" for a column with an A site, else "B", else "O". A, B and O columns come in this order.
     strength: (n,) HAADF brightness of a column, Σ occupancy · Z^1.7 per Å of depth.
     depth: Å along the beam after which the columns repeat. members: the crystal's sites in each column.
-    shells: one a column. shell_index, shell_weight: (k, 2) and (k,), that of the B column where the motif has one
-    A and one B column; empty with more, because they do not say which A column is meant.
+    displacement: whose against whose, such as "B:A". shells: one a column, the neighbours of those that move.
+    alike: how many columns of the crystal's primitive cell every column stands for; more than one where A and B columns
+    repeat in a smaller cell than the crystal does, as where octahedra are turned to either side.
     """
 
     lattice: Float[np.ndarray, "2 2"]
@@ -52,6 +58,8 @@ class Motif(eqx.Module):
     members: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     depth: float = eqx.field(static=True)
     zone: tuple[int, int, int] = eqx.field(static=True)
+    displacement: str = eqx.field(static=True, default=SITES_OF_B)
+    alike: int = eqx.field(static=True, default=1)
 
     @property
     def offset(self) -> Float[np.ndarray, "columns 2"]:
@@ -59,21 +67,34 @@ class Motif(eqx.Module):
         return self.position @ self.lattice
 
     @property
+    def moving(self) -> tuple[int, ...]:
+        """The columns whose displacement is meant; a cell's is their mean."""
+        return tuple(i for i, shell in enumerate(self.shells) if len(shell.weight))
+
+    @property
+    def shell(self) -> Shell:
+        """The neighbours of all columns that move, together: the centroid that their mean displacement is against."""
+        parts = [self.shells[i] for i in self.moving]
+        if not parts:
+            return _EMPTY
+        at = np.concatenate([np.column_stack([part.column, part.index]) for part in parts])
+        unique, inverse = np.unique(at, axis=0, return_inverse=True)
+        weight = np.bincount(inverse.ravel(), np.concatenate([part.weight for part in parts])) / len(parts)
+        return Shell(unique[:, 0], unique[:, 1:], weight)
+
+    @property
     def shell_index(self) -> Int[np.ndarray, "shell 2"]:
-        return self._b_shell.index
+        """(k, 2) lattice index of the shell's columns."""
+        return self.shell.index
 
     @property
     def shell_weight(self) -> Float[np.ndarray, " shell"]:
-        return self._b_shell.weight
-
-    @property
-    def _b_shell(self) -> Shell:
-        alone = self.label.count("A") == self.label.count("B") == 1
-        return self.shells[self.label.index("B")] if alone else _EMPTY
+        """(k,) share of the shell; empty where nothing that moves is seen."""
+        return self.shell.weight
 
     @property
     def ideal_displacement(self) -> Float[np.ndarray, "columns 2"]:
-        """(n, 2) Å, each B column against the centroid of its shell in this very cell; NaN for the other columns.
+        """(n, 2) Å, each column that moves against the centroid of its shell in this very cell; NaN for the others.
 
         Zero in a non-polar perovskite; in a polar or distorted reference cell it is part of every displacement.
         """
@@ -109,16 +130,24 @@ def checked_zone(zone) -> tuple[int, int, int]:
     return u // divisor, v // divisor, w // divisor
 
 
-def projected_motif(crystal: Crystal, zone: Any = (0, 0, 1), resolution: float = 0.6) -> Motif:
+def projected_motif(
+    crystal: Crystal, zone: Any = (0, 0, 1), resolution: float = 0.6, displacement: str | None = None
+) -> Motif:
     """Project a crystal along a zone axis, given as direct-lattice indices [uvw] of its cell.
 
-    The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice.
+    The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice. Where
+    the A and B columns repeat in a smaller cell, it is that of these, and oxygen stands at its mean place.
     Three indices of a hexagonal cell: [11-20] is [110], [1-100] is [1-10].
     resolution: Å; sites that project closer than this to the heaviest-labelled site of a column (A, then B, then O)
     belong to that column, because no image shows them apart.
-    Errors: InputError for a zone that is not three small integers, not all zero.
+    displacement: whose against whose centroid (`displacement_roles`): "B:A", "Fe:Bi"; None: B against A, cations
+    against anions where the crystal has no B. It decides the shells alone.
+    Errors: InputError for a zone that is not three small integers, not all zero, and for a displacement of what the
+    crystal does not have.
     """
     uvw = checked_zone(zone)
+    displacement = usual_displacement(crystal) if displacement is None else displacement
+    roles = displacement_roles(crystal, displacement)
     cell = np.asarray(crystal.cell, float)
     fractional = np.asarray(crystal.position, float)
     basis, kept = primitive_cell(cell, fractional, site_kinds(crystal))
@@ -128,23 +157,43 @@ def projected_motif(crystal: Crystal, zone: Any = (0, 0, 1), resolution: float =
     along = beam @ primitive
     normal = along / np.linalg.norm(along)
     flat = plane_basis(primitive, beam, basis) @ primitive @ (np.eye(3) - np.outer(normal, normal))
-    x_axis = flat[0] / np.linalg.norm(flat[0])
-    axes = np.stack([x_axis, np.cross(normal, x_axis)])
-    lattice = flat @ axes.T
-    to_plane = axes.T @ np.linalg.inv(lattice)
-    plane = fractional @ cell @ to_plane
-    members = _columns(plane, lattice, crystal.label, kept, resolution)
-    label = tuple(crystal.label[group[0]] for group in members)
-    position = np.array([_centre(plane, group, crystal) for group in members])
-    position = np.mod(position + 1e-6, 1.0) - 1e-6
     depth = float(np.linalg.norm(along))
-    weight = np.asarray(crystal.occupancy, float) * np.asarray(crystal.number, float) ** Z_CONTRAST_EXPONENT
-    strength = np.array([weight[group].sum() for group in members]) / depth
-    shells = _shells(
-        fractional @ np.linalg.inv(basis), plane, crystal.label, (members, position), (primitive, to_plane)
-    )
+    weight = np.asarray(crystal.occupancy, float) * np.asarray(crystal.number, float) ** Z_CONTRAST_EXPONENT / depth
+    alike = 1
+    while True:
+        x_axis = flat[0] / np.linalg.norm(flat[0])
+        axes = np.stack([x_axis, np.cross(normal, x_axis)])
+        lattice = flat @ axes.T
+        to_plane = axes.T @ np.linalg.inv(lattice)
+        plane = fractional @ cell @ to_plane
+        members = _columns(plane, lattice, crystal.label, kept, (resolution, _TURNED if alike > 1 else resolution))
+        label = tuple(crystal.label[group[0]] for group in members)
+        position = np.array([_centre(plane, group, crystal) for group in members])
+        position = np.mod(position + 1e-6, 1.0) - 1e-6
+        strength = np.array([weight[group].sum() for group in members]) / alike
+        smaller = _smaller_lattice(lattice, position, label, strength) if alike == 1 else lattice
+        if smaller is lattice:
+            break
+        alike = round(abs(float(np.linalg.det(lattice) / np.linalg.det(smaller))))
+        flat = smaller @ axes
+    naming = np.zeros(len(plane), bool)  # others stand in a column that is not theirs
+    naming[[i for group in members for i in group if crystal.label[i] == crystal.label[group[0]]]] = True
+    roles = Roles(roles.moving & naming, roles.around & naming)
+    shells = _shells(fractional @ np.linalg.inv(basis), plane, roles, (members, position), (primitive, to_plane))
     groups = tuple(tuple(group) for group in members)
-    return Motif(lattice, axes, position, strength, shells, label=label, members=groups, depth=depth, zone=uvw)
+    return Motif(
+        lattice,
+        axes,
+        position,
+        strength,
+        shells,
+        label=label,
+        members=groups,
+        depth=depth,
+        zone=uvw,
+        displacement=displacement,
+        alike=alike,
+    )
 
 
 def site_kinds(crystal: Crystal) -> list[tuple]:
@@ -155,15 +204,47 @@ def site_kinds(crystal: Crystal) -> list[tuple]:
     return list(zip(crystal.number, crystal.label, occupancy, rows, strict=True))
 
 
-def _columns(plane: np.ndarray, lattice: np.ndarray, labels: Sequence[str], kept: np.ndarray, resolution: float):
-    """Group the sites that project onto each other, A first, then B; each joins the nearest column within reach."""
+def _smaller_lattice(
+    lattice: Float[np.ndarray, "2 2"], position: np.ndarray, label: tuple[str, ...], strength: np.ndarray
+) -> Float[np.ndarray, "2 2"]:
+    """The lattice in which the A and B columns repeat, its shortest vectors; `lattice` itself where it is that."""
+    heavy = [i for i, name in enumerate(label) if name in "AB"]
+    like = [i for i in heavy if label[i] == label[heavy[0]]] if heavy else []
+    found = []
+    for other in like[1:]:
+        step = position[other] - position[heavy[0]]
+        gap = position[heavy][:, None] + step - position[heavy]
+        distance = np.linalg.norm((gap - np.round(gap)) @ lattice, axis=-1)
+        match = distance.argmin(1)
+        same = all(label[i] == label[heavy[k]] for i, k in zip(heavy, match, strict=True))
+        bright = np.abs(strength[heavy] - strength[heavy][match]) < _AS_BRIGHT * strength[heavy]
+        if same and bright.all() and distance.min(1).max() < _REPEATS:
+            found.append(step)
+    if not found:
+        return lattice
+    whole = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3)])
+    every = np.concatenate([whole + np.round(step * 12) / 12 for step in [np.zeros(2), *found]]) @ lattice
+    every = every[np.linalg.norm(every, axis=1) > _REPEATS]
+    every = every[np.lexsort([-every[:, 1].round(3), -every[:, 0].round(3), np.linalg.norm(every, axis=1).round(3)])]
+    area = every[0, 0] * every[:, 1] - every[0, 1] * every[:, 0]
+    wanted = float(np.linalg.det(lattice)) / (len(found) + 1)
+    return np.array([every[0], every[int(np.flatnonzero(np.abs(area / wanted - 1) < 0.05)[0])]])
+
+
+def _columns(
+    plane: np.ndarray, lattice: np.ndarray, labels: Sequence[str], kept: np.ndarray, reach: tuple[float, float]
+):
+    """Group the sites that project onto each other, A first, then B; each joins the nearest column within reach (Å, of
+    another label and of the same)."""
     order = sorted((int(i) for i in kept), key=lambda i: ("ABO".index(labels[i]), i))
     groups: list[list[int]] = []
     for i in order:
         gaps = plane[i] - plane[[group[0] for group in groups]].reshape(-1, 2)
         distance = np.linalg.norm((gaps - np.round(gaps)) @ lattice, axis=1)
-        if groups and distance.min() < resolution:
-            groups[int(distance.argmin())].append(i)
+        own = np.array([labels[group[0]] == labels[i] for group in groups], bool)
+        near = distance / np.where(own, reach[1], reach[0])
+        if groups and near.min() < 1:
+            groups[int(near.argmin())].append(i)
         else:
             groups.append([i])
     return groups
@@ -179,11 +260,11 @@ def _centre(plane: np.ndarray, group: list[int], crystal: Crystal) -> np.ndarray
 def _shells(
     at: np.ndarray,
     plane: np.ndarray,
-    labels: Sequence[str],
+    roles: Roles,
     columns: tuple[list[list[int]], np.ndarray],
     frames: tuple[np.ndarray, np.ndarray],
 ) -> tuple[Shell, ...]:
-    """The A columns in the three-dimensional coordination shells of every B column's sites.
+    """The columns in the three-dimensional coordination shells of the sites of every column that moves.
 
     at, plane: every site in units of the primitive cell (n, 3) and of the plane lattice (n, 2). columns: their
     sites and plane positions. frames: the primitive cell (3, 3) Å, and from Cartesian axes to the plane lattice.
@@ -191,18 +272,18 @@ def _shells(
     from scipy.spatial import KDTree
 
     (members, position), (primitive, to_plane) = columns, frames
-    home = {i: k for k, group in enumerate(members) for i in group if labels[i] == "A"}
+    home = {i: k for k, group in enumerate(members) for i in group if roles.around[i]}
     if not home:
         return (_EMPTY,) * len(members)
-    a_sites = _one_a_site(sorted(home), at)
-    column_of = np.array([home[int(i)] for i in a_sites])
+    places = _distinct(sorted(home), at)
+    column_of = np.array([home[int(i)] for i in places])
     wrapped = np.mod(at, 1.0)
-    image, images = images_within(primitive, wrapped[a_sites], SHELL_REACH)
+    image, images = images_within(primitive, wrapped[places], SHELL_REACH)
     tree = KDTree(images)
     found = []
     for column, group in enumerate(members):
         rows = [np.zeros((0, 3), int)]
-        for b in (i for i in group if labels[i] == "B" and labels[group[0]] == "B"):
+        for b in (i for i in group if roles.moving[i]):
             here = wrapped[b] @ primitive
             distance, near = map(np.atleast_1d, tree.query(here, k=min(64, len(images))))
             near = near[: _first_shell(distance)]
@@ -215,7 +296,7 @@ def _shells(
     return tuple(found)
 
 
-def _one_a_site(sites: list[int], at: np.ndarray) -> np.ndarray:
+def _distinct(sites: list[int], at: np.ndarray) -> np.ndarray:
     """The sites without those that share the place of an earlier one, such as two elements at random on it."""
     from scipy.spatial import KDTree
 

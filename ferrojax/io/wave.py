@@ -1,7 +1,6 @@
 """Electron waves on disk: HDF5 or Zarr 3, with the grid they live on."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Array, Complex
 
 from ferrojax.checks import positive
 from ferrojax.errors import InputError
+from ferrojax.files import replacing
 from ferrojax.grid import Grid
 from ferrojax.io.archive import put_array
 
@@ -36,9 +36,7 @@ def write_wave(
     if not np.isfinite(data).all():
         raise InputError("wave", "NaN or infinity", "must be finite", "check the simulation it is from")
     energy = positive("energy", energy, "eV")
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        _remove(partial)
+    with replacing(target) as partial:
         if target.suffix == ".zarr":
             import zarr  # slow to import
 
@@ -48,13 +46,6 @@ def write_wave(
 
             with h5py.File(partial, "w") as file:
                 _fill(file, data, grid, energy)
-        if target.is_dir():  # a folder cannot be replaced in one step
-            shutil.rmtree(target)
-        partial.replace(target)
-    except OSError as error:
-        _remove(partial)
-        remedy = "choose a folder that you can write to"
-        raise InputError("path", str(target), f"cannot be written: {error}", remedy) from error
     return target
 
 
@@ -84,13 +75,6 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     if target.is_dir() and not (target / "zarr.json").is_file():
         raise InputError("path", target.name, "exists and is no Zarr store", "give a new name")
     return target
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _fill(group: Any, data: np.ndarray, grid: Grid, energy: float) -> None:

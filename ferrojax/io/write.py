@@ -11,6 +11,7 @@ import numpy as np
 from ferrojax.columns import Calibration, Columns, GaussianNoise, LineError, PoissonNoise
 from ferrojax.columns.fitting.noise import FittedNoise
 from ferrojax.errors import InputError
+from ferrojax.files import replacing
 from ferrojax.io.archive import put_array, restore, store
 from ferrojax.polarization import Domains, PolarizationMap
 
@@ -29,7 +30,7 @@ UNITS = {
     "PolarizationMap.response": "C/(m² Å)",
     "Columns.position": "Å", "Columns.position_px": "px", "Columns.covariance": "Å²", "Columns.width": "Å",
     "Columns.intensity": "image unit px²", "Columns.residual": "column amplitude", "Columns.site": "index",
-    "Columns.lattice_index": "cell", "Columns.rejection": "index",
+    "Columns.lattice_index": "cell", "Columns.column": "index", "Columns.rejection": "index",
     "Calibration.affine": "Å/px", "Calibration.rotation": "1", "Calibration.lattice_px": "px",
     "Calibration.origin_px": "px", "Calibration.recorded_sampling": "Å/px", "Calibration.sampling_error": "%",
     "Calibration.anisotropy": "%", "Calibration.shear": "degree", "Calibration.rotation_deg": "degree",
@@ -83,26 +84,34 @@ def write_map(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Doma
     `.zarr`: a folder in Zarr format 3. All three hold one array a field of PolarizationMap (for `.hspy` in the group
     `ferrojax`), its unit in the attribute `units`, and read back with `read_map`.
     domains: of `domain_map(...)`, on the map's grid; a group `domains` holds their label, region, confidence and
-    variants, which `read_map` passes over. The errors of the polarization hold the response's.
-    Errors: InputError for another extension, or a folder that is no Zarr store.
+    variants, which `read_map` passes over. The errors of the polarization hold the response's. A file of this name is
+    replaced when the new one is whole; missing folders are made.
+    Errors: InputError for another extension, a folder that is no Zarr store, and what cannot be written.
     """
     path = _checked_path(path)
-    if path.suffix.lower() == ".zarr":
-        import zarr  # slow to import
+    check_replaceable(path)
+    with replacing(path) as partial:
+        if path.suffix.lower() == ".zarr":
+            import zarr  # slow to import
 
-        if path.exists() and not (path / "zarr.json").is_file():
-            raise InputError("path", path.name, "exists and is no Zarr store", "give a new name ending in .zarr")
-        _store(zarr.open_group(path, mode="w", zarr_format=3), pmap, domains)
-        return
-    import h5py
+            _store(zarr.open_group(partial, mode="w", zarr_format=3), pmap, domains)
+            return
+        import h5py
 
-    if path.suffix.lower() == ".hspy":
-        _write_hspy(path, pmap, domains)
-        with h5py.File(path, "a") as file:
-            _store(file.create_group(_GROUP), pmap, domains)
-        return
-    with h5py.File(path, "w") as file:
-        _store(file, pmap, domains)
+        if path.suffix.lower() == ".hspy":
+            _write_hspy(partial, pmap, domains)
+            with h5py.File(partial, "a") as file:
+                _store(file.create_group(_GROUP), pmap, domains)
+            return
+        with h5py.File(partial, "w") as file:
+            _store(file, pmap, domains)
+
+
+def check_replaceable(path: Path, field: str = "path") -> None:
+    """Refuse a folder that is no Zarr store where a map would go."""
+    if path.is_dir() and not (path.suffix.lower() == ".zarr" and (path / "zarr.json").is_file()):
+        problem = "exists and is no Zarr store" if path.suffix.lower() == ".zarr" else "is a folder"
+        raise InputError(field, path.name, problem, f"give a new name ending in {path.suffix}, or move it away")
 
 
 def read_map(path: str | os.PathLike[str]) -> PolarizationMap:
@@ -200,7 +209,7 @@ def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> N
 def write_csv(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Domains | None = None) -> None:
     """Write one row a cell, UTF-8, with units in the header; an invalid cell has `nan` and valid 0."""
     data, names = channels(pmap, domains)
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         titles = (name if unit == "1" else f"{name} ({unit})" for name, unit in names)
         table.writerow(["row", "column", *titles])
@@ -222,7 +231,7 @@ def write_columns_csv(path: str | os.PathLike[str], columns: Columns) -> None:
     titles = [title for names in numbers for title in names]
     values = np.concatenate(list(numbers.values()), axis=1)
     index = np.asarray(columns.lattice_index)
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["site", "index 1", "index 2", *titles, "rejection"])
         for site, cell, row, reason in zip(columns.label, index, values, columns.rejection_reason, strict=True):

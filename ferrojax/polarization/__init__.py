@@ -52,6 +52,8 @@ from ferrojax.polarization.octahedra import octahedral_tilt as octahedral_tilt
 from ferrojax.polarization.octahedra import projected_rotation as projected_rotation
 from ferrojax.polarization.profile import Profile as Profile
 from ferrojax.polarization.profile import fit_profile as fit_profile
+from ferrojax.polarization.rotation import OctahedralRotation as OctahedralRotation
+from ferrojax.polarization.rotation import octahedral_rotation_map as octahedral_rotation_map
 from ferrojax.polarization.site import AffineLattice as AffineLattice
 from ferrojax.polarization.site import fit_lattice as fit_lattice
 from ferrojax.polarization.site import lattice_displacement as lattice_displacement

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ferrojax.columns import (
-    SITES,
     Columns,
     FoundColumns,
     ScanDistortion,
@@ -18,6 +18,8 @@ from ferrojax.columns import (
 )
 from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.given import given_crystal
+from ferrojax.crystal.roles import SITES_OF_B
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
@@ -26,6 +28,7 @@ from ferrojax.polarization.domain_map import DomainMap, domain_map
 from ferrojax.polarization.lattice import LocalLattice, Strain, strain
 from ferrojax.polarization.map import PolarizationMap, cell_members, upright
 from ferrojax.polarization.notes import SIGNIFICANT
+from ferrojax.polarization.rotation import OctahedralRotation, octahedral_rotation_map
 from ferrojax.polarization.topology import winding_number
 from ferrojax.polarization.walls import Wall
 
@@ -47,6 +50,7 @@ class MapAnalysis(NamedTuple):
     """All of it; None where it cannot be told, and then `reasons` says why under the same name.
 
     residual: (rows, cols) data − model over the standard deviation of the noise, NaN where a pixel did not count.
+    rotation: of the octahedra, where the image shows their oxygen. unmapped: why cells are not mapped, and how many.
     """
 
     found: FoundColumns
@@ -57,6 +61,8 @@ class MapAnalysis(NamedTuple):
     distortion: ScanDistortion | None
     split: VarianceSplit | None
     domains: DomainMap | None
+    rotation: OctahedralRotation | None
+    unmapped: dict[str, int]
     reasons: dict[str, str]
 
     @property
@@ -69,7 +75,7 @@ class MapAnalysis(NamedTuple):
 def analyse_map(
     image: Image,
     made: tuple[PolarizationMap, FoundColumns],
-    crystal: Crystal,
+    crystal: Crystal | str | PathLike[str],
     zone: Sequence[int],
     progress: Callable[[str], None] = lambda _: None,
 ) -> MapAnalysis:
@@ -79,15 +85,16 @@ def analyse_map(
     Errors: none for what a map cannot tell; `MapAnalysis.reasons` says why.
     """
     pmap, found = made
+    crystal = given_crystal(crystal)
     reasons: dict[str, str] = {}
     progress("measuring the scan")
     distortion = _or_reason(lambda: scan_distortion(upright(image, found), pmap.columns), "distortion", reasons)
-    motif = projected_motif(crystal, zone)
+    motif = projected_motif(crystal, zone, displacement=dict(pmap.provenance).get("displacement", SITES_OF_B))
     split = None if distortion is None else spread_split(pmap, distortion, motif)
     progress("looking for domains")
     domains = _or_reason(lambda: domain_map(pmap, crystal, zone), "domains", reasons)
     progress("measuring the local lattice")
-    lattice = map_lattice(pmap)
+    lattice = map_lattice(pmap, "A" if motif.sites("A") else "B")
     return MapAnalysis(
         found=found,
         residual=normalised_residual(image, found),
@@ -97,6 +104,8 @@ def analyse_map(
         distortion=distortion,
         split=split,
         domains=domains,
+        rotation=octahedral_rotation_map(pmap, motif),
+        unmapped=unmapped_cells(pmap, motif),
         reasons=reasons,
     )
 
@@ -120,17 +129,17 @@ def spread_split(pmap: PolarizationMap, distortion: ScanDistortion, motif: Motif
 
     Variation of the displacement itself, from domains to gradients, is in the rest.
     """
-    columns, weight = pmap.columns, np.asarray(motif.shell_weight, float)
+    columns, weight = pmap.columns, np.asarray(motif.shell.weight, float)
     _, b, a = cell_members(columns, motif)
     at = np.nonzero(np.asarray(pmap.valid))
     displacement = np.asarray(pmap.displacement, float)[at]
     alone = np.asarray(columns.own_covariance, float)
-    counting = alone[b] + np.einsum("k,nkij->nij", weight**2, alone[a])
+    counting = alone[b].mean(1) / b.shape[1] + np.einsum("k,nkij->nij", weight**2, alone[a])
     y = np.asarray(columns.position_px, float)[:, 1]
     scale = float(np.sqrt(np.linalg.det(np.asarray(pmap.calibration.affine, float))))
     width = np.asarray(columns.width, float) / scale
     of_b, of_a = float(np.median(width[b])), float(np.median(width[a]))
-    jitter = displacement_jitter(distortion.jitter, (y[b], of_b), (y[a], of_a), weight)
+    jitter = displacement_jitter(distortion.jitter, (y[b[:, 0]], of_b), (y[a], of_a), weight)
     return variance_split(displacement, counting, jitter * scale**2)
 
 
@@ -153,16 +162,18 @@ def refused_columns(found: FoundColumns) -> dict[str, int]:
     return {REJECTIONS[k]: count[k] for k in range(len(REJECTIONS)) if k != ACCEPTED and count[k]}
 
 
-def unmapped_cells(pmap: PolarizationMap) -> dict[str, int]:
-    """Reason -> number of cells whose B column was sought but that have no displacement."""
+def unmapped_cells(pmap: PolarizationMap, motif: Motif) -> dict[str, int]:
+    """Reason -> number of cells whose column (B, or what else moves) was sought but that have no displacement."""
     columns: Columns = pmap.columns
-    if pmap.first_cell is None:
+    if pmap.first_cell is None or columns.column is None:
         return {}
-    chosen = np.nonzero(np.asarray(columns.site) == SITES.index("B"))[0]
+    moving, around = motif.displacement.split(":")
+    chosen = np.nonzero(np.asarray(columns.column) == motif.moving[0])[0]
     at = np.asarray(columns.lattice_index)[chosen] - np.asarray(pmap.first_cell)
     valid = np.asarray(pmap.valid)
     inside = ((at >= 0) & (at < valid.shape[::-1])).all(1)
     mapped = np.zeros(len(chosen), bool)
     mapped[inside] = valid[at[inside, 1], at[inside, 0]]
     reasons = np.asarray(columns.rejection)[chosen[~mapped]]
-    return dict(Counter(f"B column: {REJECTIONS[k]}" if k != ACCEPTED else A_NEIGHBOUR for k in reasons))
+    beside = A_NEIGHBOUR.replace("A", around, 1).replace("an ", "a ", around != "A")
+    return dict(Counter(f"{moving} column: {REJECTIONS[k]}" if k != ACCEPTED else beside for k in reasons))

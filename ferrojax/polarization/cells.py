@@ -26,7 +26,8 @@ def column_grid(
 ) -> ColumnGrid:
     """Accepted columns of a sublattice on their lattice index.
 
-    site: "A", "B" or "O". first: index (x, y) of grid [0, 0]. shape: (ny, nx). By default all that there are.
+    site: "A", "B" or "O"; where a cell has several such columns, the first of the motif.
+    first: index (x, y) of grid [0, 0]. shape: (ny, nx). By default all that there are.
     Errors: InputError where no column is labelled so.
     """
     if site not in SITES:
@@ -34,6 +35,9 @@ def column_grid(
     chosen = np.nonzero((np.asarray(columns.site) == SITES.index(site)) & columns.accepted)[0]
     if not len(chosen):
         raise InputError("site", site, "no accepted column is labelled so", "find columns with a crystal")
+    if columns.column is not None:
+        of_motif = np.asarray(columns.column)[chosen]
+        chosen = chosen[of_motif == of_motif.min()]
     index = np.asarray(columns.lattice_index)[chosen]
     start = index.min(0) if first is None else np.asarray(first)
     size = index.max(0) - start + 1 if shape is None else np.asarray(shape[::-1])

@@ -1,11 +1,13 @@
 """Domains and walls of a map from an image, with the directions and walls that the crystal allows in projection."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
 
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.given import given_crystal
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.polarization.born import is_perovskite
@@ -30,7 +32,7 @@ class DomainMap(NamedTuple):
 
 def domain_map(
     pmap: PolarizationMap,
-    crystal: Crystal,
+    crystal: Crystal | str | PathLike[str],
     zone: Sequence[int] = (0, 0, 1),
     family: str | None = None,
     minimum_cells: int = MIN_CELLS,
@@ -45,6 +47,7 @@ def domain_map(
     to all walls.
     Errors: InputError for an unknown family, a crystal that is no perovskite of five sites, or an empty map.
     """
+    crystal = given_crystal(crystal)
     if not is_perovskite(crystal):
         raise InputError("crystal", crystal.name, "is no perovskite of five sites", "use segment_domains with variants")
     if family is not None and family not in FAMILIES:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import equinox as eqx
@@ -10,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ferrojax.columns import (
-    SITES,
     Calibration,
     Columns,
     FindOptions,
@@ -23,7 +23,9 @@ from ferrojax.columns.columns import ACCEPTED, MOVED, POOR, WIDTH
 from ferrojax.columns.indexing.orientation import UNDECIDED_SITES
 from ferrojax.columns.remainder import other_periods
 from ferrojax.crystal.crystal import Crystal
+from ferrojax.crystal.given import given_crystal
 from ferrojax.crystal.polar import polarization_response
+from ferrojax.crystal.roles import SITES_OF_B, displacement_roles
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
@@ -39,13 +41,16 @@ DRIFT = "drift of the scan"
 """Name in the provenance of a map whose positions are without it."""
 _ASTRAY = 0.5
 """Share of the B columns that are fitted at all."""
+_ZONES = ((0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, -1, 0), (2, 1, 0), (2, -1, 0))
+"""Zone axes to try where one shows nothing."""
 
 
 class PolarizationMap(eqx.Module):
     """Displacement and polarization, cell by cell; grid [i_y, i_x] runs along the two lattice vectors.
 
     position, position_px: (n_y, n_x, 2) (x, y), centroid of the A neighbours, Å calibrated and px.
-    displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted.
+    displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted; of several B
+        columns in a cell the mean. Other sublattices than B and A where the provenance says so ("displacement").
     covariance: (n_y, n_x, 2, 2) Å². valid: (n_y, n_x); everything else is NaN where it is False.
     polarization: (n_y, n_x, 2) C/m², in-plane, oxygen inferred through the soft mode; None if unknown.
     response: (2, 2) C/m² per Å that made it. response_error: its relative uncertainty, None if unknown.
@@ -109,14 +114,20 @@ class Predictor(Protocol):
 
 def map_polarization(
     image: Image,
-    crystal: Crystal,
+    crystal: Crystal | str | PathLike[str],
     zone: Sequence[int] = (0, 0, 1),
     predictor: Any = None,
     *,
+    displacement: str | None = None,
     correct_drift: bool = False,
     **options: Unpack[FindOptions],
 ) -> PolarizationMap:
     """Map the displacement of B against its A neighbours, and the polarization it implies.
+
+    crystal: a Crystal, a name of the library ("PbTiO3") or the path of a structure file.
+    displacement: whose displacement against whose centroid, where it is not B's against A: "Fe:Bi", "Al:N", "Mg1:Mg2"
+    (`crystal.roles.displacement_roles`). A cell with several such columns has their mean. A polarization is implied for
+    "B:A" alone, the default; cations against anions ("A:O") is that of crystals without B.
 
     predictor: a `Predictor`. Without one the positions are Gaussian column fits; options: those of `find_columns`. No
     mean and no plane is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it
@@ -129,27 +140,26 @@ def map_polarization(
     if not (predictor is None or isinstance(predictor, Predictor)):
         remedy = "pass an object with predict(image, cells), such as ferrojax.inference.NetworkPredictor, or None"
         raise InputError("predictor", predictor, "is no predictor", remedy)
-    result, _ = map_with_model(image, crystal, zone, correct_drift=correct_drift, **options)
+    if predictor is not None and displacement not in (None, SITES_OF_B):
+        raise InputError("displacement", displacement, "is not what a predictor answers", f"leave it at {SITES_OF_B}")
+    result, _ = map_with_model(image, crystal, zone, displacement=displacement, correct_drift=correct_drift, **options)
     return result if predictor is None else with_prediction(result, image, predictor)
 
 
 def map_with_model(
     image: Image,
-    crystal: Crystal,
+    crystal: Crystal | str | PathLike[str],
     zone: Sequence[int] = (0, 0, 1),
     *,
+    displacement: str | None = None,
     correct_drift: bool = False,
     **options: Unpack[FindOptions],
 ) -> tuple[PolarizationMap, FoundColumns]:
     """The classical map, with the fitted image that it rests on; arguments and errors as `map_polarization`."""
-    motif = projected_motif(crystal, zone)
-    if not len(motif.shell_weight):
-        raise InputError(
-            "zone axis",
-            motif.zone,
-            f"{crystal.name} shows no separate A and B column along it",
-            "choose a zone axis with one of each, such as (0, 0, 1) or (1, 1, 0)",
-        )
+    crystal = given_crystal(crystal)
+    motif = projected_motif(crystal, zone, displacement=displacement)
+    if not motif.moving:
+        raise _unseen(crystal, motif)
     found = find_with_model(image, crystal, zone, **options)
     if UNDECIDED_SITES in found.ambiguity:
         raise InputError(
@@ -182,6 +192,21 @@ def map_with_model(
     return _with_notes(pmap, notes), found
 
 
+def _unseen(crystal: Crystal, motif: Motif) -> InputError:
+    """Why no displacement is seen along a zone axis, and along which it is."""
+    roles = displacement_roles(crystal, motif.displacement)
+    moving, around = motif.displacement.split(":")
+    absent = [name for name, sites in zip((moving, around), roles, strict=True) if not sites.any()]
+    if absent:
+        known = ", ".join(f"{e} ({crystal.label[crystal.elements.index(e)]})" for e in dict.fromkeys(crystal.elements))
+        problem = f"{crystal.name} has no site {' and none '.join(absent)}: its sites are {known}"
+        return InputError("displacement", motif.displacement, problem, "say what moves against what, such as Fe:Bi")
+    shown = [axis for axis in _ZONES if projected_motif(crystal, axis, displacement=motif.displacement).moving]
+    remedy = f"choose a zone axis that does, such as {' or '.join(map(str, shown[:2]))}" if shown else "choose others"
+    problem = f"{crystal.name} shows no column of {moving} that is free of {around} along it"
+    return InputError("zone axis", motif.zone, problem, remedy)
+
+
 def upright(image: Image, found: FoundColumns) -> Image:
     """The image with bright columns: turned over where they are dark."""
     return Image(-image.data, image.sampling, name=image.name) if found.dark else image
@@ -199,14 +224,22 @@ def _value_notes(pmap: PolarizationMap) -> tuple[str, ...]:
     return bias_notes(found["mean"], found["mean_error"])
 
 
-def _check_fitted(columns: Columns) -> None:
-    """Refuse what is no B sublattice: most of it fitted somewhere else, or to something else."""
-    reason = np.asarray(columns.rejection)[np.asarray(columns.site) == SITES.index("B")]
+def _check_fitted(columns: Columns, motif: Motif) -> None:
+    """Refuse what is not the sublattice that moves: most of it fitted somewhere else, or to something else."""
+    moving = motif.displacement.split(":")[0]
+    reason = np.asarray(columns.rejection)[np.isin(np.asarray(columns.column), motif.moving)]
+    if not len(reason):
+        raise InputError(
+            "displacement",
+            motif.displacement,
+            f"needs columns of {moving}, which this image does not show",
+            "choose what a HAADF image shows, or give an ABF or iDPC image (mode)",
+        )
     astray = int(np.isin(reason, (MOVED, WIDTH, POOR)).sum())
     if astray > _ASTRAY * (astray + int((reason == ACCEPTED).sum())):
         raise InputError(
             "crystal",
-            f"{astray} of {len(reason)} B columns off their sites or unlike a column",
+            f"{astray} of {len(reason)} {moving} columns off their sites or unlike a column",
             "does not describe this image",
             "check crystal, zone axis and pixel size",
         )
@@ -218,21 +251,21 @@ def map_from_columns(
 ) -> PolarizationMap:
     """The classical map from columns that are fitted and indexed."""
     assert columns.calibration is not None
-    _check_fitted(columns)
+    _check_fitted(columns, motif)
     index, b, a = cell_members(columns, motif)
     if len(index) < MIN_CELLS:
         raise InputError(
             "image",
-            f"{len(index)} complete cells",
+            f"{len(index)} cells with all columns of {motif.displacement}",
             "has too few columns",
-            f"give an image of at least {MIN_CELLS} cells",
+            f"give an image that shows at least {MIN_CELLS} such cells",
         )
-    weight = jnp.asarray(motif.shell_weight, columns.position.dtype)
+    weight = jnp.asarray(motif.shell.weight, columns.position.dtype)
     alone = columns.own_covariance
     displacement, covariance = displacement_operator(
-        columns.position[a], alone[a], columns.position[b], alone[b], weight
+        columns.position[a], alone[a], columns.position[b].mean(1), alone[b].mean(1) / b.shape[1], weight
     )
-    cells = CellColumns(index, b, a, np.asarray(motif.shell_weight, float))
+    cells = CellColumns(index, b[:, 0], a, np.asarray(motif.shell.weight, float))
     by_lines = line_covariance(np.asarray(displacement, float), cells, columns)
     covariance = covariance + jnp.asarray(by_lines, covariance.dtype)
     centre = jnp.einsum("k,nki->ni", weight, columns.position[a])
@@ -241,7 +274,8 @@ def map_from_columns(
     index = index - first
     shape = (int(index[:, 1].max()) + 1, int(index[:, 0].max()) + 1)
     at = (index[:, 1], index[:, 0])
-    response = plane_response(crystal, motif.axes, columns.calibration.rotation)
+    usual = motif.displacement == SITES_OF_B
+    response = plane_response(crystal, motif.axes, columns.calibration.rotation) if usual else None
     displacement = _scatter(displacement, at, shape)
     return PolarizationMap(
         position=_scatter(centre, at, shape),
@@ -257,6 +291,7 @@ def map_from_columns(
             *provenance,
             ("crystal", crystal.name),
             ("zone", " ".join(map(str, motif.zone))),
+            *(() if usual else (("displacement", motif.displacement),)),
             *(() if response is None else (("response", polarization_response(crystal).kind),)),
             ("method", "column fit"),
         ),
@@ -266,20 +301,26 @@ def map_from_columns(
 
 
 def cell_members(columns: Columns, motif: Motif) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice index (n, 2) of the complete cells, row of the B column (n,) and of the A neighbours (n, k) of each."""
-    row = {name: _grid_rows(columns, name) for name in "AB"}
-    shell = [tuple(int(v) for v in s) for s in motif.shell_index]
-    whole = [(c, [row["A"].get((c[0] + i, c[1] + j)) for i, j in shell]) for c in sorted(row["B"])]
-    whole = [(c, around) for c, around in whole if None not in around]
-    index = np.array([c for c, _ in whole], int).reshape(-1, 2)
-    return index, np.array([row["B"][c] for c, _ in whole], int), np.array([around for _, around in whole], int)
+    """Of the complete cells: lattice index (n, 2), rows of the columns that move (n, m) and of those around (n, k)."""
+    row = rows_of_cells(columns)
+    shell = [(int(c), int(i), int(j)) for c, (i, j) in zip(motif.shell.column, motif.shell.index, strict=True)]
+    found = []
+    for i, j in sorted({(i, j) for column, i, j in row if column in motif.moving[:1]}):
+        moving = [row.get((column, i, j)) for column in motif.moving]
+        around = [row.get((column, i + di, j + dj)) for column, di, dj in shell]
+        if None not in moving and None not in around:
+            found.append(((i, j), moving, around))
+    sizes = (2, len(motif.moving), len(shell))
+    index, b, a = (np.array([part[k] for part in found], int).reshape(-1, size) for k, size in enumerate(sizes))
+    return index, b, a
 
 
-def _grid_rows(columns: Columns, label: str) -> dict[tuple[int, int], int]:
-    """Lattice index -> row of the accepted columns of a sublattice."""
-    chosen = np.nonzero((np.asarray(columns.site) == SITES.index(label)) & columns.accepted)[0]
-    index = np.asarray(columns.lattice_index)[chosen]
-    return {(int(i), int(j)): int(k) for (i, j), k in zip(index, chosen, strict=True)}
+def rows_of_cells(columns: Columns) -> dict[tuple[int, int, int], int]:
+    """(row of the motif, lattice index) -> row of the accepted columns."""
+    assert columns.column is not None
+    chosen = np.nonzero(columns.accepted)[0]
+    index, of_motif = (np.asarray(v)[chosen].tolist() for v in (columns.lattice_index, columns.column))
+    return {(c, i, j): int(k) for c, (i, j), k in zip(of_motif, index, chosen, strict=True)}
 
 
 def _scatter(values: Array, at: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> Array:

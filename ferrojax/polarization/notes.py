@@ -10,6 +10,8 @@ from ferrojax.crystal.zone import Motif
 
 FAR_CONTRAST = 1.2
 """Log ratio: between what thickness and overlap do to real images (up to 1.0) and another crystal."""
+UNLIKE_CONTRAST = 0.4
+"""Log ratio that is worth a word in a report's first lines: BaTiO3 in the place of PbTiO3 makes 0.5."""
 LARGEST_POLARIZATION = 1.6
 """C/m²; the largest spontaneous ones known are near 1.5 (super-tetragonal BiFeO3)."""
 LYING_SAMPLING = 2.0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ferrojax.columns import SITES, Columns
+from ferrojax.columns import Columns
 from ferrojax.columns.distortion.jitter import JitterStrength, displacement_jitter
 from ferrojax.columns.distortion.lines import (
     across_lines,
@@ -50,7 +50,8 @@ def line_covariance(
     affine, lattice_px = (np.asarray(getattr(columns.calibration, n), float) for n in ("affine", "lattice_px"))
     y = np.asarray(columns.position_px, float)[:, 1]
     jitter = JitterStrength(np.asarray(columns.lines.jitter_px, float), np.asarray(columns.lines.correlation, float))
-    of_a, of_b = (float(columns.lines.height_px[SITES.index(site)]) for site in "AB")
+    site = np.asarray(columns.site)
+    of_a, of_b = (float(columns.lines.height_px[site[rows.flat[0]]]) for rows in (cells.a, cells.b))
     some = slice(None, None, max(1, len(cells.b) // _SAMPLE))
     inside = displacement_jitter(jitter, (y[cells.b[some]], of_b), (y[cells.a[some]], of_a), cells.weight)
     known = affine @ np.diag(inside.mean(0)) @ affine.T

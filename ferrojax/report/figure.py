@@ -21,6 +21,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "ferrojax",
+    "text.parse_math": False,  # names of files may hold a $
 }
 WIDTH, ROW = 17.0, 5.1  # inches
 ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."

@@ -3,15 +3,15 @@
 import base64
 import io
 import os
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from pathlib import Path
-from string import Template
+from typing import NamedTuple
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from ferrojax.files import replacing
 from ferrojax.report.content import Curve, MapReport, Panel, Section, Table
 from ferrojax.report.figure import figure_style, flatness, image_panels, map_panels, panel_figure
 from ferrojax.report.panels import FLAT, MAP_COLOUR
@@ -20,65 +20,74 @@ DPI = 150
 WIDE = 12.0  # inches
 
 
+class Picture(NamedTuple):
+    """A figure of the page; source: the picture itself, as a data URL. kind: class of the figure, "" for none."""
+
+    title: str
+    caption: str
+    source: str
+    kind: str = ""
+
+
+class Block(NamedTuple):
+    """A part of the page under a heading; layout: class of its figures' grid."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Picture] = ()
+    layout: str = "grid"
+
+
 def write_html(path: str | os.PathLike[str], report: MapReport) -> None:
-    """Write the report as one page that opens anywhere, readable on a phone and on a desktop."""
-    template = Template(files("ferrojax.report").joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=escape(report.title),
-        lead=escape(report.lead),
-        notes=_notes(report.notes),
-        tables="".join(_table(table) for table in report.tables),
-        maps=_maps(report),
-        sections="".join(_written(section, flatness(report)) for section in report.sections),
-        curves=_section("Curves", "".join(_curve(curve) for curve in report.curves)),
-        pictures=_section("More pictures", "".join(_picture(*each) for each in report.pictures)),
-        facts=_facts(report.facts),
-    )
-    Path(path).write_text(page, encoding="utf-8")
+    """Write the report as one page that opens anywhere, readable on a phone and on a desktop.
 
-
-def _maps(report: MapReport) -> str:
-    """The arrows of a map get twice the width of its other panels, and a row of their own where the image is flat."""
+    Errors: InputError where the path cannot be written.
+    """
+    source = files("ferrojax.report").joinpath("page.html").read_text(encoding="utf-8")
+    pages = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    pages.filters["shown"] = shown
+    pages.tests["numeric"] = _numeric
     flat = flatness(report)
-    sections = [_section("The image", _drawn(image_panels(report), flat))]
+    blocks = [*_maps(report, flat), *(_written(section, flat) for section in report.sections)]
+    blocks.append(Block("Curves", figures=[_curve(curve) for curve in report.curves]))
+    blocks.append(Block("More pictures", figures=[_picture(*each) for each in report.pictures]))
+    page = pages.from_string(source).render(report=report, blocks=blocks)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def _maps(report: MapReport, flat: float) -> list[Block]:
+    """The arrows of a map get twice the width of its other panels, and a row of their own where the image is flat."""
+    blocks = [Block("The image", figures=_drawn(image_panels(report), flat))]
     for name, (arrows, *others) in map_panels(report).items():
         if flat >= FLAT:
-            sections.append(_section(name, _drawn([arrows, *others], flat)))
+            blocks.append(Block(name, figures=_drawn([arrows, *others], flat)))
             continue
-        figures = _picture(arrows.title, arrows.caption, panel_figure(arrows, width=7.5)) + _drawn(others, flat)
-        sections.append(_section(name, figures, "grid map"))
-    return "".join(sections)
+        first = _picture(arrows.title, arrows.caption, panel_figure(arrows, width=7.5))
+        blocks.append(Block(name, figures=[first, *_drawn(others, flat)], layout="grid map"))
+    return blocks
 
 
-def _drawn(panels: Iterable[Panel], flat: float) -> str:
+def _drawn(panels: Iterable[Panel], flat: float) -> list[Picture]:
     """Figures of panels; those on a flat image take a row each."""
     parts = []
     for panel in panels:
         wide = panel.on_image and flat >= FLAT
         figure = panel_figure(panel, width=WIDE, flat=flat) if wide else panel_figure(panel)
         parts.append(_picture(panel.title, panel.caption, figure, "wide" if wide else ""))
-    return "".join(parts)
+    return parts
 
 
-def _written(section: Section, flat: float) -> str:
-    text = "".join(f'<p class="text">{escape(line)}</p>' for line in section.text)
-    tables = "".join(_table(table, "h3") for table in section.tables)
-    figures = _drawn(section.panels, flat)
-    grid = f'<div class="grid">{figures}</div>' if figures else ""
-    return f"<section><h2>{escape(section.title)}</h2>{text}{tables}{grid}</section>"
+def _written(section: Section, flat: float) -> Block:
+    return Block(section.title, section.text, section.tables, _drawn(section.panels, flat))
 
 
-def _section(title: str, figures: str, layout: str = "grid") -> str:
-    if not figures:
-        return ""
-    return f'<section><h2>{escape(title)}</h2><div class="{layout}">{figures}</div></section>'
+def _picture(title: str, caption: str, figure: Figure, kind: str = "") -> Picture:
+    return Picture(title, caption, _data_url("png", _rendered(figure, "png")), kind)
 
 
-def _picture(title: str, caption: str, figure: Figure, kind: str = "") -> str:
-    return _figure(title, caption, ("png", _rendered(figure, "png")), kind)
-
-
-def _curve(curve: Curve) -> str:
+def _curve(curve: Curve) -> Picture:
     with figure_style():
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         ax = figure.subplots()
@@ -89,7 +98,7 @@ def _curve(curve: Curve) -> str:
         ax.grid(color="0.9", lw=0.7)
         ax.legend(frameon=False)
         drawn = _rendered(figure, "svg")
-    return _figure(curve.title, "", ("svg+xml", drawn))
+    return Picture(curve.title, "", _data_url("svg+xml", drawn))
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -99,28 +108,12 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(title: str, caption: str, drawn: tuple[str, bytes], kind: str = "") -> str:
-    """drawn: format and content of the picture; kind: class of the figure."""
-    source = f"data:image/{drawn[0]};base64,{base64.b64encode(drawn[1]).decode()}"
-    words = f"<strong>{escape(title)}</strong> {escape(caption)}"
-    opening = f'<figure class="{kind}">' if kind else "<figure>"
-    return f'{opening}<img alt="{escape(title)}" src="{source}"><figcaption>{words}</figcaption></figure>'
+def _data_url(kind: str, drawn: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(drawn).decode()}"
 
 
-def _table(table: Table, heading: str = "h2") -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
-    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in table.rows)
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f"<section><{heading}>{escape(table.title)}</{heading}>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{note}</section>"
-    )
-
-
-def _cell(value: object) -> str:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return f'<td class="number">{escape(shown(value))}</td>' if number else f"<td>{escape(shown(value))}</td>"
+def _numeric(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def shown(value: object) -> str:
@@ -134,13 +127,3 @@ def shown(value: object) -> str:
     if hasattr(value, "__array__"):
         return shown(np.asarray(value).tolist())
     return "–" if value is None else str(value)
-
-
-def _facts(facts: Iterable[tuple[str, object]]) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(shown(value))}</dd>" for name, value in facts)
-    return f"<section><h2>Calibration, settings, versions</h2><dl>{rows}</dl></section>" if rows else ""
-
-
-def _notes(notes: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f'<ul class="notes">{items}</ul>' if items else ""

@@ -11,13 +11,13 @@ from ferrojax.polarization import (
     Wall,
     displacement_statistics,
     refused_columns,
-    unmapped_cells,
 )
 from ferrojax.polarization.map import DRIFT
 from ferrojax.polarization.notes import SIGNIFICANT
+from ferrojax.polarization.rotation import OctahedralRotation
 from ferrojax.report import checks
 from ferrojax.report.content import Panel, Section, Table
-from ferrojax.report.lattice_panels import draw_domains, lattice_quantities, quantity_panel
+from ferrojax.report.lattice_panels import CellQuantity, draw_domains, lattice_quantities, quantity_panel
 from ferrojax.report.panels import middle_window
 
 FAR = 3.0
@@ -31,6 +31,7 @@ def analysis_sections(image: Image, pmap: PolarizationMap, analysis: MapAnalysis
     return [
         domain_section(pmap, analysis),
         lattice_section(pmap, analysis),
+        *rotation_sections(pmap, analysis),
         refused_section(image, pmap, analysis),
         residual_section(image, analysis),
         scan_section(pmap, analysis),
@@ -51,11 +52,12 @@ def analysis_summary(pmap: PolarizationMap, analysis: MapAnalysis) -> dict[str, 
         "mode_found": found.mode,
         "ambiguity": list(found.ambiguity),
         "columns": {"accepted": int(found.columns.accepted.sum()), "refused": refused_columns(found)},
-        "cells_not_mapped": unmapped_cells(pmap),
+        "cells_not_mapped": analysis.unmapped,
         "residual": {"rms_sigma": float(z.std()), "per_cent_beyond_3_sigma": _share_beyond(z)},
         "scan_pm": _scan_levels(pmap, analysis),
         "spread_split_pm": None if analysis.split is None else analysis.split.spreads(),
         "lattice": {q.name: {"unit": q.unit, "spread": q.spread, "sigma": _typical(q.error)} for q in quantities},
+        "octahedral_rotation": _rotation_summary(analysis),
         "domains": _domain_summary(analysis),
         "winding": analysis.winding._asdict(),
         "not_determined": analysis.reasons,
@@ -182,17 +184,54 @@ def lattice_section(pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     return Section("Lattice, strain and rotation", text, [table], [quantity_panel(pmap, q) for q in quantities])
 
 
+def rotation_sections(pmap: PolarizationMap, analysis: MapAnalysis) -> list[Section]:
+    """Rotation of the octahedra, where the image shows it."""
+    found = analysis.rotation
+    if found is None:
+        return []
+    quantity = CellQuantity("octahedral rotation, clockwise", "°", found.angle, found.error)
+    text = [
+        f"{_rotation_sentence(found)} Seen in projection, from the oxygen columns between B columns, against the lines "
+        "that join these; mis-tilt and columns that overlap turn it as well."
+    ]
+    return [Section("Rotation of the octahedra", text, [], [quantity_panel(pmap, quantity)])]
+
+
+def _rotation_sentence(found: OctahedralRotation) -> str:
+    cells = int(np.isfinite(found.angle).sum())
+    if found.alternates is None:
+        return (
+            f"Octahedra of {cells} cells: no rotation beyond {_typical(found.error):.1f}°, the error of one, is common."
+        )
+    along = [f"vector {k + 1}" for k in (0, 1) if found.alternates[k]]
+    how = f"alternately along lattice {' and '.join(along)}" if along else "all alike"
+    return f"Octahedra of {cells} cells turn by {found.amplitude:.2f} ± {found.amplitude_error:.2f}°, {how}."
+
+
+def _rotation_summary(analysis: MapAnalysis) -> dict[str, object] | None:
+    found = analysis.rotation
+    if found is None:
+        return None
+    return {
+        "cells": int(np.isfinite(found.angle).sum()),
+        "amplitude_degrees": found.amplitude,
+        "amplitude_error_degrees": found.amplitude_error,
+        "alternates_along_vectors": None if found.alternates is None else list(found.alternates),
+        "sigma_of_a_cell_degrees": _typical(found.error),
+    }
+
+
 def refused_section(image: Image, pmap: PolarizationMap, analysis: MapAnalysis) -> Section:
     """Every refused column marked on the image, counted by reason, and what that costs the map."""
     found = analysis.found
-    count, lost = refused_columns(found), unmapped_cells(pmap)
+    count, lost = refused_columns(found), analysis.unmapped
     accepted, refused = int(found.columns.accepted.sum()), sum(count.values())
     text = [f"{accepted} columns are accepted, {refused} refused."]
     tables = []
     if count:
         tables.append(Table("Why columns are refused", ("reason", "columns", "meaning"), checks.reason_rows(count)))
     if lost:
-        text.append(f"{sum(lost.values())} cells whose B column was sought have no displacement.")
+        text.append(f"{sum(lost.values())} cells whose column was sought have no displacement.")
         tables.append(Table("Why cells are not mapped", ("reason", "cells"), [[k, v] for k, v in lost.items()]))
     caption = "Every refused column, coloured by its reason; accepted ones are faint dots."
     panel = Panel("Refused columns", caption, lambda ax: checks.draw_refused(ax, image, found), on_image=True)

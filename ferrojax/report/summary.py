@@ -4,9 +4,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+
+from ferrojax.files import replacing
 
 DIGITS = 6
 
@@ -14,7 +15,8 @@ DIGITS = 6
 def write_summary(path: str | os.PathLike[str], summary: Mapping[str, object]) -> None:
     """Write nested dicts, sequences, numbers and arrays as JSON: floats to six digits, NaN as null."""
     text = json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def plain(value: object) -> object:

@@ -1,6 +1,5 @@
 """Saving and restoring networks."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from flax import nnx
 
 from ferrojax.dataset.patches import PATCH
 from ferrojax.errors import InputError
+from ferrojax.files import replacing
 from ferrojax.models import DisplacementNet
 
 _MARK = "_CHECKPOINT_METADATA"
@@ -26,20 +26,8 @@ def save_model(path: str | Path, model: DisplacementNet) -> None:
     path = Path(path).absolute()
     if path.exists() and not is_checkpoint(path):
         raise InputError("path", str(path), "holds something that is no checkpoint", "choose a new folder")
-    fresh, old = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (fresh, old):
-            shutil.rmtree(folder, ignore_errors=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(fresh, nnx.to_pure_dict(nnx.state(model)))
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror or error}"
-        raise InputError("path", str(path), problem, "choose a folder that you can write to") from error
+    with replacing(path) as fresh, ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(fresh, nnx.to_pure_dict(nnx.state(model)))
 
 
 def load_model(path: str | Path) -> DisplacementNet:

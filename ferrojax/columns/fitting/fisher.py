@@ -195,6 +195,29 @@ def normal_blocks(
     return _with_inverses(own, pairs, cross, ground, scale, ground_scale, model.edge, at, member, pull)
 
 
+def leverage(
+    model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], normal: Normal
+) -> Float[Array, "rows cols"]:
+    """Share of every pixel's noise that the columns take up, each on its own: the diagonal of J (Jᵀ W J)⁻¹ Jᵀ W.
+
+    Where a column has few pixels the residuals are smaller than the noise, most of all under its peak.
+    """
+    rows = to_parameters(p) * model.free[:, None, None]
+    scale = normal.scale
+    x, y = window_pixels(model, p.position.dtype)
+
+    def one(item):
+        position, shape, halo, t, inverse, x, y = item
+        height, slope = profile(quadratic(position, shape, x, y), halo)
+        dx, dy = (x - position[0])[None, :], (y - position[1])[:, None]
+        basis = jnp.stack([height, *(slope * m for m in (dx, dy, dx**2, dx * dy, dy**2))])
+        covariance = t.T @ inverse @ t
+        return jnp.einsum("ayx,ab,byx->yx", basis, covariance, basis)
+
+    items = (p.position, p.shape, model.halo, rows, normal.inverse / scale[:, :, None] / scale[:, None, :], x, y)
+    return weight * model.add(lax.map(one, items, batch_size=_BATCH))
+
+
 def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at, member, pull) -> Normal:
     inverse = _inverse(own)
     n, k = len(own), len(ground)

@@ -19,8 +19,6 @@ _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
 _HALO_REACH = 1.33
 """How much farther windows reach where columns have halos."""
-_EACH = 4.0
-"""Parameters that a column's own pixels decide: place, height and a part of its width."""
 _LEAST_CORE = 2.0
 """Widths that count round a column in any case."""
 
@@ -48,8 +46,8 @@ class FitSettings(NamedTuple):
 class FittedColumns(NamedTuple):
     """position (n, 2) px, amplitude (n,) image units, shape (n, 3), covariance (n, 2, 2) px², background (n,) under
     every column; of the whole image (rows, cols): image, the model; variance of the noise; seen, pixels that counted.
-    noise: of the image's intensities; known: it was given. spare: share of the pixels that counted beyond the fitted
-    parameters."""
+    left: share of a pixel's noise that the fit left in its residual. noise: of the image's intensities; known: it was
+    given."""
 
     position: np.ndarray
     amplitude: np.ndarray
@@ -59,9 +57,9 @@ class FittedColumns(NamedTuple):
     image: np.ndarray
     variance: np.ndarray
     seen: np.ndarray
+    left: np.ndarray
     noise: Noise
     known: bool
-    spare: float
 
     def chosen(self, rows: np.ndarray) -> "FittedColumns":
         """The chosen columns (rows: integers or a mask)."""
@@ -114,7 +112,7 @@ def fit_columns(
         tie=satellites,
         rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
-    return _in_units(fit, len(start), int(inside.sum()), (level, scale), noise is not None)
+    return _in_units(fit, len(start), (level, scale), noise is not None)
 
 
 def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
@@ -164,8 +162,8 @@ def _first_guess(p: Parameters, data: np.ndarray, inside: np.ndarray, group: np.
     return eqx.tree_at(lambda q: (q.amplitude, q.ground), p, (jnp.asarray(amplitude, p.amplitude.dtype), ground))
 
 
-def _in_units(fit: Fit, n: int, free: int, units: tuple[float, float], known: bool) -> FittedColumns:
-    """n: columns that were asked for, `free` of them on the image."""
+def _in_units(fit: Fit, n: int, units: tuple[float, float], known: bool) -> FittedColumns:
+    """n: columns that were asked for."""
     level, scale = units
     p = fit.parameters
     position = np.asarray(p.position, float)[:n]
@@ -180,9 +178,9 @@ def _in_units(fit: Fit, n: int, free: int, units: tuple[float, float], known: bo
         image=np.asarray(fit.image, float) * scale + level,
         variance=np.asarray(fit.variance, float) * scale**2,
         seen=np.asarray(fit.seen) > 0,
+        left=np.asarray(fit.left) * max(1 - p.ground.size / max(float(fit.seen.sum()), 1.0), 0.1),
         noise=fit.noise.standardised(-level / scale, 1 / scale),
         known=known,
-        spare=1 - float(_EACH * free + p.ground.size) / max(float(fit.seen.sum()), 1.0),
     )
 
 

@@ -16,6 +16,7 @@ from ferrojax.columns.fitting.fisher import (
     GROUND_PRECISION,
     Normal,
     gradient,
+    leverage,
     normal_blocks,
     position_covariance,
     solve,
@@ -43,6 +44,8 @@ _CONVERGED, _FALLEN = 1e-2, 1e-3
 falls by less (relative: the second matters where only misfit is left that columns at the edge make)."""
 _SAME_NOISE = 0.07
 """Log of the variance: error bars want the noise, and the first round's residuals still hold more than that."""
+_LEFT = 0.15
+"""Least share of its noise that a pixel's residual is believed to hold."""
 _HALO_SETTLED = 1e-3
 _INEXACT = 1e-2
 """Relative residual at which the normal equations of a step are left: the next step sees to the rest."""
@@ -55,7 +58,7 @@ _MOVE = 0.5
 class Fit(NamedTuple):
     """parameters as fitted. Images (rows, cols): image, the model; ground, its background; variance of the noise as it
     was given or estimated; seen, 1 for pixels that counted. covariance: (n, 2, 2) px² of the position, for that noise.
-    noise: its variance for any intensity.
+    left: share of a pixel's noise that the columns leave in its residual. noise: its variance for any intensity.
     """
 
     parameters: Parameters
@@ -63,6 +66,7 @@ class Fit(NamedTuple):
     ground: Float[Array, "rows cols"]
     variance: Float[Array, "rows cols"]
     seen: Float[Array, "rows cols"]
+    left: Float[Array, "rows cols"]
     covariance: Float[Array, "n 2 2"]
     noise: Noise
 
@@ -128,7 +132,7 @@ def maximum_likelihood(
         p, image, damping = at.parameters, at.image, at.damping
         settled = bool(at.settled)
         if noise is None:
-            weighing, change = _noise_after(data, at, used)
+            weighing, change = _noise_after(stage, data, at, used)
             settled &= float(change) < _SAME_NOISE
         if halo and noise is None:  # bright and dark alike: tails of bright columns decide, not the dark places between
             weighing = _level_noise(np.sqrt(np.mean(weighing.variance(image))), data.dtype)
@@ -137,8 +141,8 @@ def maximum_likelihood(
             settled &= abs(float(step)) < _HALO_SETTLED
         if turn >= len(_SPREADS) and tie is None and settled:
             break
-    ground, variance, covariance = _finished(model, p, image, at.normal, (used, weighing))
-    return Fit(p, image, ground, variance, at.seen, covariance, weighing)
+    ground, variance, covariance, left = _finished(model, p, (image, at.seen), at.normal, (used, weighing))
+    return Fit(p, image, ground, variance, at.seen, left, covariance, weighing)
 
 
 def _level_noise(sd, dtype) -> FittedNoise:
@@ -148,21 +152,30 @@ def _level_noise(sd, dtype) -> FittedNoise:
 
 @eqx.filter_jit
 @exact
-def _noise_after(data: Float[Array, "rows cols"], at: _Round, used: Noise) -> tuple[FittedNoise, Float[Array, ""]]:
+def _noise_after(
+    model: ImageModel, data: Float[Array, "rows cols"], at: _Round, used: Noise
+) -> tuple[FittedNoise, Float[Array, ""]]:
     """The noise as a round's residuals show it, and how much (log, mean size) the one that it used is off."""
-    found = estimate_noise(data, at.image, at.seen)
+    left = _left(model, at.parameters, at.seen / used.variance(at.image), at.normal)
+    found = estimate_noise(data, at.image, at.seen, left)
     ratio = jnp.log(found.variance(at.image) / used.variance(at.image))
     return found, (at.seen * jnp.abs(ratio)).sum() / at.seen.sum()
 
 
 @eqx.filter_jit
 @exact
-def _finished(model: ImageModel, p: Parameters, image, normal: Normal, noises: tuple[Noise, Noise]):
-    """Background, variance, covariance: the Fisher matrix is for the first of the noises, the answer for the other."""
+def _finished(model: ImageModel, p: Parameters, images, normal: Normal, noises: tuple[Noise, Noise]):
+    """Background, variance, covariance, and what of the noise is left in the residuals: the Fisher matrix is for the
+    first of the noises, the answer for the other. images: the model, and where pixels counted."""
+    image, seen = images
     used, variance = (noise.variance(image) for noise in noises)
     row, col = (jnp.clip(jnp.round(p.position[:, 1 - k]).astype(int), 0, n - 1) for k, n in enumerate(image.shape))
     covariance = position_covariance(normal) * (variance / used)[row, col][:, None, None]
-    return model.ground(p.ground), variance, covariance
+    return model.ground(p.ground), variance, covariance, _left(model, p, seen / used, normal)
+
+
+def _left(model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"], normal: Normal):
+    return jnp.maximum(1 - leverage(model, p, weight, normal), _LEFT)
 
 
 def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) -> Parameters:

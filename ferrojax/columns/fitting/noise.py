@@ -88,16 +88,20 @@ def _number(field: str, value, positive: bool = False) -> Array:
 @jax.jit
 @exact
 def estimate_noise(
-    data: Float[Array, "rows cols"], expected: Float[Array, "rows cols"], seen: Float[Array, "rows cols"]
+    data: Float[Array, "rows cols"],
+    expected: Float[Array, "rows cols"],
+    seen: Float[Array, "rows cols"],
+    left: Float[Array, "rows cols"] | None = None,
 ) -> FittedNoise:
     """Variance of data − expected against the expected intensity: a straight line by weighted least squares.
 
     Weights only: what they miss costs little precision and no bias. Pixels with seen = 0 do not count.
+    left: share of a pixel's noise that the fit of the expected image left in the residual; None: all of it.
     """
     low, high = expected.min(), expected.max()
     spread = jnp.maximum(high - low, 1e-12 * jnp.abs(high) + 1e-30)
     z = (expected - low) / spread
-    square = (data - expected) ** 2
+    square = (data - expected) ** 2 / (1.0 if left is None else left)
     rounding = (_ROUNDING * jnp.finfo(expected.dtype).eps * spread) ** 2
     typical = jnp.maximum((seen * square).sum() / seen.sum(), rounding)
     square = square / typical
