@@ -1,5 +1,7 @@
 """From a plan to a predictor: data set, patches, domain matching, training, checkpoints, prediction, scores."""
 
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -263,6 +265,29 @@ def test_a_network_maps_what_it_was_made_for(network):
             predictor.predict(image, other)
     with pytest.raises(InputError, match="spread_scale"):
         NetworkPredictor(network[0], -1.0, "test", MadeFor("BaTiO3"))
+
+
+def test_training_sets_keep_occupancies(monkeypatch):
+    """Pb on 70 % of its sites: the specimens that are simulated say so."""
+    module = sys.modules[generate.__module__]
+    whole = module.material("PbTiO3")
+    partly = eqx.tree_at(lambda c: c.occupancy, whole, jnp.where(jnp.array(whole.number) == 82, 0.7, whole.occupancy))
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def simulated(atoms, *_, **__):
+        seen.append(atoms)
+        raise Seen
+
+    monkeypatch.setattr(module, "material", lambda _: partly)
+    monkeypatch.setattr(module, "detector_operator", simulated)
+    with pytest.raises(Seen):
+        generate(PLAN, [0], seed=1)
+    occupancy, number = np.asarray(seen[0].occupancy), np.asarray(seen[0].number)
+    np.testing.assert_allclose(occupancy[number == 82], 0.7)
+    np.testing.assert_allclose(occupancy[number != 82], 1.0)
 
 
 def noise_over_signal(per_cell: int) -> float:

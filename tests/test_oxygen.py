@@ -8,7 +8,7 @@ from ferrojax.crystal import column_components, material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.polarization import displacement_statistics, map_from_columns
+from ferrojax.polarization import displacement_statistics, map_from_columns, map_polarization
 
 SHAPE, STEP, WIDTH = (170, 180), 0.3, 0.5
 TURN = np.radians(20.0)
@@ -57,3 +57,24 @@ def test_the_pull_of_oxygen_is_taken_out(name, pulled):
 def test_a_crystal_without_a_mode_is_refused():
     with pytest.raises(InputError, match="soft mode"):
         find_columns(phantom("PbTiO3", (0.0, 0.0)), material("SrTiO3"), oxygen=True)
+
+
+def test_drawn_oxygen_says_what_it_rests_on_and_its_error_is_wide():
+    """Half of what is taken out stays as an error, in every cell and in the mean: oxygen half as bright is covered."""
+    shift, crystal = np.array([0.25, -0.15]), material("PbTiO3")
+    noisy = np.random.default_rng(0).poisson(0.5 * np.asarray(phantom("PbTiO3", shift).data)).astype(float)
+    plain, drawn = (map_polarization(Image(noisy, (STEP, STEP)), crystal, oxygen=oxygen) for oxygen in (False, True))
+    means, errors = zip(
+        *((s["mean"], s["mean_error"]) for s in map(displacement_statistics, (plain, drawn))), strict=True
+    )
+    taken_out = np.abs(means[0] - means[1])
+    np.testing.assert_allclose(errors[1], 0.5 * taken_out, rtol=0.5)
+    assert (errors[0] < 0.2 * taken_out).all()
+    assert (np.abs(means[1] - 100 * shift) < errors[1]).all()
+    own = np.asarray(drawn.columns.oxygen_error, float)[np.asarray(drawn.columns.site) == 1]
+    np.testing.assert_allclose(100 * np.abs(own.mean(0)), 0.5 * taken_out, rtol=0.5)
+    assert plain.columns.oxygen_error is None
+    said = [note for note in drawn.notes if "Oxygen under B is drawn" in note]
+    assert len(said) == 1
+    assert "not at domain walls" in said[0]
+    assert "hardly" not in said[0]

@@ -73,10 +73,11 @@ def assemble(
     seeds: Seeds,
     verdict: tuple[np.ndarray, np.ndarray],
     calibration: Calibration | None,
+    unsure: Float[np.ndarray, "n 2"] | None = None,
 ) -> Columns:
     """Columns in Å, calibrated, or recorded Å without a calibration.
 
-    verdict: rejection (n,) and which columns make up the lattice (n,).
+    verdict: rejection (n,) and which columns make up the lattice (n,). unsure: px, see `Columns.oxygen_error`.
     """
     rejection, anchored = verdict
     affine = np.linalg.inv(seeds.frame) if calibration is None else np.asarray(calibration.affine, float)
@@ -89,6 +90,9 @@ def assemble(
         lattice = Lattice(seeds.index, seeds.column, seeds.site, usable, int(seeds.column[anchored][0]))
         lines = line_error(data, fit, lattice, covariance, calibration)
         covariance = covariance + np.diag(np.asarray(lines.variance, float))
+    by_oxygen = None if unsure is None else unsure @ affine.T
+    if by_oxygen is not None:
+        covariance = covariance + by_oxygen[:, :, None] * by_oxygen[:, None, :]
     kind = jnp.result_type(float)
     return Columns(
         position=jnp.asarray(fit.position @ affine.T, kind),
@@ -102,6 +106,7 @@ def assemble(
         rejection=jnp.asarray(rejection),
         calibration=calibration,
         lines=lines,
+        oxygen_error=None if by_oxygen is None else jnp.asarray(by_oxygen, kind),
         column=None if calibration is None else jnp.asarray(seeds.column),
         noise=fit.noise.standardised(0.0, float(seeds.polarity)),
         dark=seeds.polarity < 0,

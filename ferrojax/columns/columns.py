@@ -95,6 +95,8 @@ class Columns(eqx.Module):
     lattice_index: (n, 2) cell of the column, 0 without a crystal.
     rejection: (n,) index into REJECTIONS; 0 is accepted.
     calibration: None without a crystal: then Å are the recorded ones.
+    oxygen_error: (n, 2) Å (x, y), how far every column may be off because of the oxygen drawn under it: one error that
+        all share, in the covariance with its square; None where none was drawn.
     lines: what the scan lines add; None without a crystal. column: (n,) row of the motif; None without a crystal.
     noise: of the image's intensities, as given or as the residuals show it; None if unknown.
     dark: columns are darker than their surroundings, as in ABF. image_shape: (rows, cols) of the image, None if
@@ -114,6 +116,7 @@ class Columns(eqx.Module):
     lines: LineError | None = None
     noise: Noise | None = None
     column: Int[Array, " n"] | None = None
+    oxygen_error: Float[Array, "n 2"] | None = None
     dark: bool = eqx.field(static=True, default=False)
     image_shape: tuple[int, int] | None = eqx.field(static=True, default=None)
 

@@ -27,6 +27,8 @@ from ferrojax.errors import InputError
 from ferrojax.image import FAINTEST, Image
 
 CORE = 0.5
+OXYGEN_UNSURE = 0.5
+"""Share by which the brightness of oxygen under a column is unknown: thickness, focus and tilt change it by as much."""
 _NARROWEST = 0.6
 """px, rms radius of columns; at that error bars are up to a quarter too small, below they soon are half of what they
 should be."""
@@ -99,7 +101,8 @@ def find_columns(
     core: 0.5; pixels farther from every column than this share of the nearest distance between columns do not count
     (None: all do): there a real image shows tails and faint columns that no model draws, and they bias positions.
     oxygen: draw the oxygen that projects under B where the crystal's soft mode puts it, and tails common to all
-    columns, so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode.
+    columns, so that neither pulls B along. Right for a dark field in focus and a sample that follows that mode; the
+    error bars hold half of what is taken out (`Columns.oxygen_error`).
     progress: called with a word before every stage.
     Single pixels far outside everything else (hot or dead ones) do not count.
     Errors: InputError where the image shows no lattice, zone axis, crystal, contrast or pixel size do not fit, fewer
@@ -191,17 +194,21 @@ def _labelled(
     satellites = hidden_oxygen(seeds, crystal, motif) if options.oxygen else None
     counts = counts & ~saturated_pixels(bright) & ~seeds.blank
     fitted = fit_columns(bright, start, group, settings, counts, satellites)
+    unsure = None
     if satellites is not None:
         fitted = fitted._replace(covariance=satellites.sharpened(fitted.covariance))
+        unsure = OXYGEN_UNSURE * satellites.pull(fitted.position)
     options.progress("checking columns")
     _check_resolved(fitted, seeds)
     stray = fitted.position[len(seeds.site) :]
     seen = inside(seeds.position, data.shape)
     fitted, seeds = fitted.chosen(np.nonzero(seen)[0]), seeds[seen]
+    unsure = None if unsure is None else unsure[np.nonzero(seen)[0]]
     rejection = rejections(fitted, seeds, bright)
     # The lattice may end at the image's edge: what is not there is not missing.
     real = (rejection != FAINT) | ~at_edge(fitted.position, data.shape, seeds.gap * seeds.scale)
     fitted, seeds, rejection = fitted.chosen(real), seeds[real], rejection[real]
+    unsure = None if unsure is None else unsure[real]
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
     lines = scan_jumps(fitted.position[anchored], seeds.index[anchored], data.shape[0])
     torn = beside_jumps(fitted.position, lines[0], 0.5 * float(np.abs(motif.lattice @ seeds.frame.T)[:, 1].sum()))
@@ -213,7 +220,7 @@ def _labelled(
     rejection = np.where(strange & (rejection == ACCEPTED), UNLIKE, rejection)
     even = without_jumps(fitted.position[anchored], *lines)
     calibration = calibrate(even, seeds.index[anchored], motif, sampling, anchor(motif))
-    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration)
+    columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration, unsure)
     found = _found(columns, fitted, seeds, stray[inside(stray, data.shape)])
     jumps = tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True))
     return found._replace(jumps=jumps, modulations=modulations(columns))

@@ -383,7 +383,8 @@ class DisplacementStatistics(TypedDict):
 
     mean_error is the mean's, from blocks of `block` × `block` cells, because cells that touch share columns and
     drift moves many together; where cells far apart in one direction err together, `along` says in which ("scan lines",
-    "rows", "columns" or "diagonals" of cells, else ""), and whole lines of them are the blocks. n cells.
+    "rows", "columns" or "diagonals" of cells, else ""), and whole lines of them are the blocks. What all cells share,
+    the error of oxygen drawn under B, is in it. n cells.
     """
 
     mean: np.ndarray
@@ -393,6 +394,16 @@ class DisplacementStatistics(TypedDict):
     block: int
     along: str
     n: int
+
+
+def _shared_error(pmap: PolarizationMap) -> Float[np.ndarray, " 2"]:
+    """(2,) pm, error that all cells share: of the oxygen drawn under B."""
+    columns = pmap.columns
+    if columns.oxygen_error is None:
+        return np.zeros(2)
+    drawn = np.asarray(columns.oxygen_error, float)[columns.accepted]
+    moved = drawn[(drawn != 0).any(1)]
+    return 100 * np.abs(moved.mean(0)) if len(moved) else np.zeros(2)
 
 
 def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> DisplacementStatistics:
@@ -411,7 +422,7 @@ def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> 
         "mean": displacement.mean(0),
         "spread": spread,
         "standard_error": np.sqrt(np.median(variance, 0)),
-        "mean_error": mean.standard_error,
+        "mean_error": np.hypot(mean.standard_error, _shared_error(pmap)),
         "block": mean.block,
         "along": mean.along,
         "n": len(displacement),

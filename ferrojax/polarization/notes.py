@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from ferrojax.columns import Columns, FoundColumns
+from ferrojax.columns import SITES, Columns, FoundColumns
 from ferrojax.columns.contrast import expected_contrast, measured_contrast
 from ferrojax.columns.remainder import DOUBTFUL
 from ferrojax.crystal.zone import Motif
@@ -20,6 +20,8 @@ SIGNIFICANT = 3.0
 """Standard errors."""
 _MANY = 0.02
 """Share of cells."""
+_HARDLY = 0.25
+"""Error bars; noise alone lets oxygen be drawn off B by 0.2 of one."""
 _DISORDERED = 1.0
 """Error bars of the anchor's columns by which they scatter beyond them, to be worth a sentence."""
 
@@ -48,7 +50,7 @@ def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, .
             )
     lines += disorder_notes(found.columns)
     if oxygen:
-        lines.append("Oxygen under B is drawn where the soft mode puts it: right only for a sample that follows it.")
+        lines.append(oxygen_note(found.columns))
     if found.spikes:
         lines.append(f"Single pixels far outside everything else, hot or dead, do not count: {found.spikes}.")
     if found.other_periods > DOUBTFUL:
@@ -62,6 +64,23 @@ def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, .
             "of the crystal runs along it. Cells across it are not mapped."
         )
     return tuple(lines)
+
+
+def oxygen_note(columns: Columns) -> str:
+    """What drawn oxygen rests on, and what it may be wrong by."""
+    error = columns.oxygen_error
+    b = columns.accepted & (np.asarray(columns.site) == SITES.index("B"))
+    own = np.zeros((0, 2)) if error is None else np.asarray(error, float)[b]
+    size = 100 * float(np.sqrt((own**2).sum(1).mean())) if len(own) else 0.0
+    sigma = 100 * float(np.median(np.sqrt(np.asarray(columns.covariance, float)[:, 0, 0])))
+    line = (
+        "Oxygen under B is drawn where the soft mode puts it: right for a thin sample in focus that follows the mode, "
+        "not at domain walls, in tilted or thick samples or out of focus. How bright it is there is unknown by half; "
+        f"the error bars hold that, {size:.1f} pm rms, an error that all cells share and that does not average out."
+    )
+    if size < _HARDLY * sigma:
+        line += " Here there is hardly a displacement to draw it along: the option changes nothing that counts."
+    return line
 
 
 def disorder_notes(columns: Columns) -> tuple[str, ...]:

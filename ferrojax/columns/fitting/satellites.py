@@ -46,6 +46,14 @@ class Satellites(NamedTuple):
         new = tuple(jnp.asarray(a) for a in (position, amplitude, shape))
         return eqx.tree_at(lambda q: (q.position, q.amplitude, q.shape), p, new)
 
+    def pull(self, parents: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """(n, 2) px from every column to the centre of gravity of itself and its satellites; 0 without any."""
+        total = np.bincount(self.parent, self.ratio, len(parents))
+        share = self.ratio / (1 + total[self.parent])
+        found = np.zeros(parents.shape)
+        np.add.at(found, self.parent, share[:, None] * (self.position(parents) - parents[self.parent]))
+        return found
+
     def sharpened(self, covariance: Float[np.ndarray, "n 2 2"]) -> Float[np.ndarray, "n 2 2"]:
         """Covariance of the columns, the satellites' motion included: the pixels tell where a parent and its satellites
         are together, and that moves more, or less, than the parent."""
