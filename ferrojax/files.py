@@ -9,31 +9,54 @@ from pathlib import Path
 
 from ferrojax.errors import InputError
 
+_LONGEST = 180
+"""Characters of a name that are kept in that of the partial file."""
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], field: str = "path") -> Iterator[Path]:
     """A path beside `path`, of the same extension, to write a file or folder to; it takes that place when the block
-    ends well, and what was there before stays when it does not. Missing folders are made.
+    ends well, and what was there before stays when it does not. Missing folders are made. A link is followed; what is
+    neither file nor folder, such as a pipe, is written to as it is.
 
-    Errors: InputError of `field` where that cannot be written.
+    Errors: InputError of `field` where that cannot be written, or a file would take the place of a folder.
     """
+    if not os.fspath(path):
+        raise InputError(field, path, "is empty", "give the name of a file")
     target = Path(path).expanduser().absolute()
-    partial = target.with_name(f".{target.stem.lstrip('.')}-{secrets.token_hex(4)}.partial{target.suffix}")
+    target = target.resolve() if target.is_symlink() else target
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        yield target
+        return
+    partial = target.with_name(f".{target.stem.lstrip('.')[:_LONGEST]}-{secrets.token_hex(4)}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        if target.is_dir() and not target.is_symlink():  # a folder cannot be replaced in one step
-            old = target.with_name(f"{partial.name}.replaced")
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.replace(target)
+        if target.is_dir():
+            _replace_folder(target, partial, field)
+            return
+        if target.is_file() and partial.is_file():
+            shutil.copymode(target, partial)
+        partial.replace(target)
     except OSError as error:
         problem = f"cannot be written: {error.strerror or error}"
         raise InputError(field, str(target), problem, "choose a folder that you can write to") from error
     finally:
         remove(partial)
+
+
+def _replace_folder(target: Path, partial: Path, field: str) -> None:
+    """In two steps, of which the first is taken back where the second fails."""
+    if not partial.is_dir():
+        raise InputError(field, str(target), "is a folder", "give the name of a file, or move the folder away")
+    old = partial.with_name(f"{partial.name}.replaced")
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

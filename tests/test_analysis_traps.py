@@ -153,3 +153,32 @@ def test_names_with_dollars_and_a_crystal_of_other_brightness(tmp_path, image):
     assert "Beware: A columns are 3." in lead
     assert "Z^1.7 alone makes it 7.9" in lead
     assert json.loads((tmp_path / "o$u{t" / "summary.json").read_text())["crystal"] == "PbTiO3"
+
+
+def test_folders_and_links_in_the_way(tmp_path, mapped, monkeypatch):
+    """A file never takes the place of a folder, and an empty path is no path."""
+    keep = tmp_path / "results"
+    keep.mkdir()
+    (keep / "precious.txt").write_text("mine")
+    for write in (lambda path: write_summary(path, {}), lambda path: write_csv(path, mapped)):
+        with pytest.raises(InputError, match="path: is a folder"):
+            write(keep)
+    assert (keep / "precious.txt").read_text() == "mine"
+    monkeypatch.chdir(keep)
+    with pytest.raises(InputError, match="path: is empty"):
+        write_summary("", {})
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_summary(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text()) == {"a": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "real.json", "results"]
+
+
+def test_a_store_that_cannot_take_its_place_leaves_the_old_one(tmp_path, mapped):
+    from ferrojax.files import replacing
+
+    write_map(tmp_path / "map.zarr", mapped)
+    with pytest.raises(InputError, match="path: "), replacing(tmp_path / "map.zarr"):
+        pass  # writes nothing
+    assert [path.name for path in tmp_path.iterdir()] == ["map.zarr"]
+    assert fj.io.read_map(tmp_path / "map.zarr").valid.sum() == mapped.valid.sum()

@@ -1,5 +1,6 @@
 """Images of few pixels a cell: error bars that are right, or a refusal."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial import KDTree
@@ -46,6 +47,7 @@ def test_noise_of_pixels_that_the_fit_has_taken_most_of():
     rng = np.random.default_rng(0)
     expected = np.tile(np.linspace(100.0, 900.0, 200), (200, 1))
     left = np.clip(1.2 - expected / 1000, 0.3, 1.0)
-    residual = rng.normal(size=expected.shape) * np.sqrt(expected * left)
-    found = estimate_noise(expected + residual, expected, np.ones_like(expected), left).variance(expected)
+    data = expected + rng.normal(size=expected.shape) * np.sqrt(expected * left)
+    images = [jnp.asarray(image, jnp.float32) for image in (data, expected, np.ones_like(expected), left)]
+    found = estimate_noise(*images).variance(images[1])
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0.05)

@@ -220,3 +220,61 @@ def test_labels_of_a_structure_file_on_the_command_line():
     assert parse_labels("Pb=A, Ti=B,O=o") == {"Pb": "A", "Ti": "B", "O": "O"}
     with pytest.raises(fj.InputError, match="labels: does not label elements"):
         parse_labels("Pb=X")
+
+
+def supercell(count: int, wave: float, moved=()):
+    """PbTiO3 with a wave of the oxygen (Å) over `count` cells along x; moved: Å along y, of the Pb."""
+    one = material("PbTiO3")
+    a = float(one.cell[0, 0])
+    position, number, label = [], [], []
+    for cell in range(count):
+        for place, z, name in zip(np.asarray(one.position, float), one.number, one.label, strict=True):
+            shift = wave * np.cos(2 * np.pi * cell / count) if name == "O" else 0.0
+            shift += moved[cell] if moved and name == "A" else 0.0
+            position.append([(place[0] + cell) / count, place[1] + shift / a, place[2]])
+            number.append(int(z))
+            label.append(name)
+    return Crystal(np.diag([count * a, a, a]), position, tuple(number), tuple(label))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_oxygen_alone_makes_no_larger_cell(count):
+    """As many columns as in one cell, however many cells the wave of the oxygen has."""
+    motif = projected_motif(supercell(count, 0.2))
+    assert "".join(motif.label) == "ABOO"
+    assert motif.alike == count
+    np.testing.assert_allclose(motif.lattice, 3.97 * np.eye(2), atol=1e-4)
+    np.testing.assert_allclose(motif.strength, projected_motif(material("PbTiO3")).strength, rtol=1e-5)
+
+
+def test_what_differs_stays_a_larger_cell():
+    """A modulation whose parts are alike by pairs only, sites named by number, and cells of several A columns."""
+    small = projected_motif(supercell(4, 0.2, moved=(0, 0.02, 0.03, 0.02)))
+    assert "".join(small.label) == "AAAABBBBOOOOOOOO"
+    for text in ("Pb1:Pb2", "Ti1:Ti2", "Ti1:Pb2"):
+        named = projected_motif(supercell(2, 0.2), displacement=text)
+        assert "".join(named.label) == "AABBOOOO"
+        assert set(named.shell.column.tolist()).isdisjoint(named.moving)
+    assert projected_motif(material("Cu3B7O13Cl"), (1, 0, 0)).alike == 1
+    assert projected_motif(material("K0.5Na0.5NbO3"), displacement="K:Na").moving == ()
+    assert projected_motif(material("PbTiO3"), displacement=" B : A ").displacement == "B:A"
+
+
+@pytest.mark.parametrize("along", [0, 1])
+def test_octahedra_with_one_diagonal_in_the_plane(along):
+    """As along [110]: neighbours share an oxygen along one vector only; noise of twice the rotation misleads no one."""
+    from ferrojax.polarization.rotation import _alternation
+
+    rng = np.random.default_rng(along)
+    y, x = np.indices((60, 60))
+    off = rng.normal(size=(61, 61))
+    shared = (off[:60, :60] - (off[:60, 1:] if along == 0 else off[1:, :60])) / np.sqrt(2)
+    step = np.array([[1, 0]]) if along == 0 else np.array([[0, 1]])
+    for sign, expected in (
+        ((-1.0) ** (x + y), (True, True)),
+        ((-1.0) ** y, (False, True)),
+        ((-1.0) ** x, (True, False)),
+    ):
+        amplitude, error, alternates = _alternation(sign + 2 * shared, np.full((60, 60), 4.0), step)
+        assert alternates == expected
+        assert abs(amplitude - 1) < 4 * error

@@ -6,7 +6,6 @@ import numpy as np
 
 from ferrojax.cli.info import versions
 from ferrojax.cli.mapped import Mapped, MapSettings
-from ferrojax.crystal.roles import SITES_OF_B
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
 from ferrojax.polarization.notes import UNLIKE_CONTRAST, contrast
@@ -27,7 +26,7 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
     pmap, name = mapped.pmap, mapped.crystal.name
     zone = dict(pmap.provenance)["zone"]
     numbers = dict(map_facts(pmap))
-    moving, around = dict(pmap.provenance).get("displacement", SITES_OF_B).split(":")
+    moving, around = pmap.displacement_of
     lead = (
         f"Displacement of the {moving} columns of {name} against their {around} neighbours, seen along [{zone}], by "
         "column fitting: "

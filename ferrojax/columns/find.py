@@ -53,7 +53,7 @@ class FoundColumns(NamedTuple):
     columns: as `find_columns` returns them. model: (rows, cols) the fitted image, background included, in the image's
     unit; variance: (rows, cols) of its noise as the fit weighted it, that unit squared; seen: (rows, cols), pixels that
     counted. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
-    mode: "HAADF", "ABF" or "iDPC", "" without a crystal. dark: columns are darker than their surroundings.
+    mode: "HAADF", "ABF" or "iDPC", "" without a crystal.
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
     jumps: line (px) and displacement (2,) px of every jump of the scan. other_periods: amplitude of the strongest
     period in image − model that is no period of the lattice, over the lattice's strongest; from maps only.
@@ -68,7 +68,6 @@ class FoundColumns(NamedTuple):
     stray: np.ndarray
     blank: np.ndarray
     mode: str
-    dark: bool
     ambiguity: tuple[str, ...]
     spikes: int = 0
     other_periods: float = 0.0
@@ -142,7 +141,7 @@ def _checked(options: Mapping[str, Any]) -> _Options:
     chosen = _Options()._replace(**{k: v for k, v in options.items() if k != "progress" or v is not None})
     if isinstance(chosen.noise, str) and chosen.noise.lower() == "poisson":
         chosen = chosen._replace(noise=PoissonNoise())
-    if not (chosen.noise is None or hasattr(chosen.noise, "standardised")):
+    if isinstance(chosen.noise, type) or not (chosen.noise is None or hasattr(chosen.noise, "standardised")):
         remedy = 'pass PoissonNoise(gain, offset), GaussianNoise(sd), "poisson" for counts, or None'
         raise InputError("noise", chosen.noise, "is no noise", remedy)
     if chosen.core is not None:
@@ -247,7 +246,6 @@ def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray
         stray=stray,
         blank=seeds.blank,
         mode=seeds.mode,
-        dark=seeds.polarity < 0,
         ambiguity=seeds.ambiguity,
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -18,8 +18,9 @@ SHELL_REACH = 16.0
 """Å; how far the neighbours of a site are looked for, twice the widest cage of any cell."""
 _REPEATS, _AS_BRIGHT = 0.05, 0.02
 """Å, and share of the brightness, within which columns are each other's translation."""
-_TURNED = 0.9
-"""Å; how far oxygen columns may be from each other that octahedra turned to either side put about one place."""
+_TURNED = (0.9, 1.4)
+"""Å; how far oxygen columns may be from each other that octahedra turned to either side put about one place, the first
+that keeps different ones apart: 12° of rotation need 0.85 Å, 16° 1.15 Å."""
 _REMEDY = "give three small integers such as (0, 0, 1) or (1, 1, 0)"
 
 
@@ -136,7 +137,8 @@ def projected_motif(
     """Project a crystal along a zone axis, given as direct-lattice indices [uvw] of its cell.
 
     The plane lattice is that of the primitive cell, so that a centred cell or a supercell gives no column twice. Where
-    the A and B columns repeat in a smaller cell, it is that of these, and oxygen stands at its mean place.
+    the A and B columns repeat in a smaller cell with one of each, it is that of these, and oxygen stands at its mean
+    place, unless the displacement tells such columns apart.
     Three indices of a hexagonal cell: [11-20] is [110], [1-100] is [1-10].
     resolution: Å; sites that project closer than this to the heaviest-labelled site of a column (A, then B, then O)
     belong to that column, because no image shows them apart.
@@ -146,7 +148,7 @@ def projected_motif(
     crystal does not have.
     """
     uvw = checked_zone(zone)
-    displacement = usual_displacement(crystal) if displacement is None else displacement
+    displacement = usual_displacement(crystal) if displacement is None else "".join(str(displacement).split())
     roles = displacement_roles(crystal, displacement)
     cell = np.asarray(crystal.cell, float)
     fractional = np.asarray(crystal.position, float)
@@ -159,33 +161,35 @@ def projected_motif(
     flat = plane_basis(primitive, beam, basis) @ primitive @ (np.eye(3) - np.outer(normal, normal))
     depth = float(np.linalg.norm(along))
     weight = np.asarray(crystal.occupancy, float) * np.asarray(crystal.number, float) ** Z_CONTRAST_EXPONENT / depth
-    alike = 1
-    while True:
-        x_axis = flat[0] / np.linalg.norm(flat[0])
-        axes = np.stack([x_axis, np.cross(normal, x_axis)])
-        lattice = flat @ axes.T
-        to_plane = axes.T @ np.linalg.inv(lattice)
-        plane = fractional @ cell @ to_plane
-        members = _columns(plane, lattice, crystal.label, kept, (resolution, _TURNED if alike > 1 else resolution))
-        label = tuple(crystal.label[group[0]] for group in members)
-        position = np.array([_centre(plane, group, crystal) for group in members])
-        position = np.mod(position + 1e-6, 1.0) - 1e-6
-        strength = np.array([weight[group].sum() for group in members]) / alike
-        smaller = _smaller_lattice(lattice, position, label, strength) if alike == 1 else lattice
-        if smaller is lattice:
-            break
-        alike = round(abs(float(np.linalg.det(lattice) / np.linalg.det(smaller))))
-        flat = smaller @ axes
+    sites = (crystal, kept, fractional @ cell, weight)
+    view = _seen(flat, normal, sites, (resolution, resolution))
+    meant = [(bool(roles.moving[group].any()), bool(roles.around[group].any())) for group in view.members]
+    kinds = [(name, *own) for name, own in zip(view.label, meant, strict=True)]
+    smaller, alike = _smaller_lattice(view.lattice, view.position, kinds, view.strength), 1
+    if smaller is not view.lattice:
+        alike = round(float(np.linalg.det(view.lattice) / np.linalg.det(smaller)))
+        tried = (_seen(smaller @ view.axes, normal, sites, (resolution, reach)) for reach in _TURNED)
+        # Every column has to hold its sites `alike` times, or some oxygen has no mean place.
+        whole = (found for found in tried if all(len(group) % alike == 0 for group in found.members))
+        fewer = next((found for found in whole if max(map(found.label.count, "AB")) == 1), None)
+        view, alike = (view, 1) if fewer is None else (fewer._replace(strength=fewer.strength / alike), alike)
+    members, label = view.members, view.label
+    to_plane = view.axes.T @ np.linalg.inv(view.lattice)
+    plane = fractional @ cell @ to_plane
     naming = np.zeros(len(plane), bool)  # others stand in a column that is not theirs
     naming[[i for group in members for i in group if crystal.label[i] == crystal.label[group[0]]]] = True
     roles = Roles(roles.moving & naming, roles.around & naming)
-    shells = _shells(fractional @ np.linalg.inv(basis), plane, roles, (members, position), (primitive, to_plane))
+    for group in members:  # a column does not move against itself
+        if roles.moving[group].any() and roles.around[group].any():
+            roles.moving[group] = False
+    at = fractional @ np.linalg.inv(basis)
+    shells = _shells(at, plane, roles, (members, view.position), (primitive, to_plane))
     groups = tuple(tuple(group) for group in members)
     return Motif(
-        lattice,
-        axes,
-        position,
-        strength,
+        view.lattice,
+        view.axes,
+        view.position,
+        view.strength,
         shells,
         label=label,
         members=groups,
@@ -204,31 +208,66 @@ def site_kinds(crystal: Crystal) -> list[tuple]:
     return list(zip(crystal.number, crystal.label, occupancy, rows, strict=True))
 
 
+class _View(NamedTuple):
+    """The columns seen along the beam: lattice (2, 2) Å in axes (2, 3), and of every column its sites, label, place
+    (fractional) and strength."""
+
+    lattice: np.ndarray
+    axes: np.ndarray
+    members: list[list[int]]
+    label: tuple[str, ...]
+    position: np.ndarray
+    strength: np.ndarray
+
+
+def _seen(flat: np.ndarray, normal: np.ndarray, sites: tuple, reach: tuple[float, float]) -> _View:
+    """The columns on a plane lattice, flat (2, 3) Å. sites: crystal, those kept, all places (Å), strength per Å of
+    depth. reach: as in `_columns`."""
+    crystal, kept, place, weight = sites
+    x_axis = flat[0] / np.linalg.norm(flat[0])
+    axes = np.stack([x_axis, np.cross(normal, x_axis)])
+    lattice = flat @ axes.T
+    plane = place @ axes.T @ np.linalg.inv(lattice)
+    members = _columns(plane, lattice, crystal.label, kept, reach)
+    position = np.array([_centre(plane, group, crystal) for group in members])
+    position = np.mod(position + 1e-6, 1.0) - 1e-6
+    strength = np.array([weight[group].sum() for group in members])
+    return _View(lattice, axes, members, tuple(crystal.label[group[0]] for group in members), position, strength)
+
+
 def _smaller_lattice(
-    lattice: Float[np.ndarray, "2 2"], position: np.ndarray, label: tuple[str, ...], strength: np.ndarray
+    lattice: Float[np.ndarray, "2 2"], position: np.ndarray, kinds: Sequence[tuple], strength: np.ndarray
 ) -> Float[np.ndarray, "2 2"]:
-    """The lattice in which the A and B columns repeat, its shortest vectors; `lattice` itself where it is that."""
-    heavy = [i for i, name in enumerate(label) if name in "AB"]
-    like = [i for i in heavy if label[i] == label[heavy[0]]] if heavy else []
-    found = []
-    for other in like[1:]:
+    """The lattice in which the A and B columns repeat, its shortest vectors; `lattice` itself where it is that.
+
+    kinds: label of every column, and what else has to agree under a translation.
+    """
+    heavy = [i for i, kind in enumerate(kinds) if kind[0] in "AB"]
+    like = [i for i in heavy if kinds[i] == kinds[heavy[0]]] if heavy else []
+    steps = []
+    for other in like:
         step = position[other] - position[heavy[0]]
         gap = position[heavy][:, None] + step - position[heavy]
         distance = np.linalg.norm((gap - np.round(gap)) @ lattice, axis=-1)
         match = distance.argmin(1)
-        same = all(label[i] == label[heavy[k]] for i, k in zip(heavy, match, strict=True))
+        same = all(kinds[i] == kinds[heavy[k]] for i, k in zip(heavy, match, strict=True))
         bright = np.abs(strength[heavy] - strength[heavy][match]) < _AS_BRIGHT * strength[heavy]
         if same and bright.all() and distance.min(1).max() < _REPEATS:
-            found.append(step)
-    if not found:
-        return lattice
+            steps.append(step)
+    order = len(steps)
     whole = np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3)])
-    every = np.concatenate([whole + np.round(step * 12) / 12 for step in [np.zeros(2), *found]]) @ lattice
+    snapped = [np.round(step * order) / order for step in steps]  # a group of that order has no other steps
+    if order < 2 or max(np.linalg.norm((a - b) @ lattice) for a, b in zip(snapped, steps, strict=True)) > _REPEATS:
+        return lattice
+    every = np.concatenate([whole + step for step in snapped]) @ lattice
     every = every[np.linalg.norm(every, axis=1) > _REPEATS]
     every = every[np.lexsort([-every[:, 1].round(3), -every[:, 0].round(3), np.linalg.norm(every, axis=1).round(3)])]
     area = every[0, 0] * every[:, 1] - every[0, 1] * every[:, 0]
-    wanted = float(np.linalg.det(lattice)) / (len(found) + 1)
-    return np.array([every[0], every[int(np.flatnonzero(np.abs(area / wanted - 1) < 0.05)[0])]])
+    second = np.flatnonzero(np.abs(area * order / np.linalg.det(lattice) - 1) < 1e-3)
+    found = np.array([every[0], every[second[0]]]) if len(second) else lattice
+    # Steps that are no group, such as those of a small modulation, leave some between the lattice's points.
+    fraction = np.array(snapped) @ lattice @ np.linalg.inv(found)
+    return found if np.abs(fraction - np.round(fraction)).max() < 1e-3 else lattice
 
 
 def _columns(

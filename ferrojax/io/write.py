@@ -40,7 +40,6 @@ UNITS = {
     "PoissonNoise.gain": "image unit", "PoissonNoise.offset": "image unit", "GaussianNoise.sd": "image unit",
     "FittedNoise.constant": "image unit²", "FittedNoise.slope": "image unit", "FittedNoise.offset": "image unit",
 }  # fmt: skip
-CONVENTION = "x right, y down; displacement of B against the centroid of its A neighbours"
 _KINDS = {
     "PolarizationMap": PolarizationMap,
     "Columns": Columns,
@@ -108,6 +107,11 @@ def write_map(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Doma
             _store(file, pmap, domains)
 
 
+def _convention(pmap: PolarizationMap) -> str:
+    moving, around = pmap.displacement_of
+    return f"x right, y down; displacement of {moving} against the centroid of its {around} neighbours"
+
+
 def check_replaceable(path: Path, field: str = "path") -> None:
     """Refuse a folder that is no Zarr store where a map would go."""
     if path.is_dir() and not (path.suffix.lower() == ".zarr" and (path / "zarr.json").is_file()):
@@ -149,7 +153,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _store(group: Any, pmap: PolarizationMap, domains: Domains | None) -> None:
-    group.attrs.update({"format": _FORMAT, "version": _VERSION, "convention": CONVENTION})
+    group.attrs.update({"format": _FORMAT, "version": _VERSION, "convention": _convention(pmap)})
     store(group, pmap, UNITS)
     spread = pmap.polarization_covariance()
     if spread is not None:
@@ -186,7 +190,7 @@ def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> N
         "notes": list(pmap.notes),
         "calibration": _arrays(pmap.calibration),
         "first_cell": "" if pmap.first_cell is None else list(pmap.first_cell),
-        "convention": CONVENTION,
+        "convention": _convention(pmap),
     }
     metadata = {
         "General": {"title": "polarization map"},

@@ -19,7 +19,6 @@ from ferrojax.columns import (
 from ferrojax.columns.columns import ACCEPTED, OFF_LATTICE, REJECTIONS
 from ferrojax.crystal.crystal import Crystal
 from ferrojax.crystal.given import given_crystal
-from ferrojax.crystal.roles import SITES_OF_B
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
@@ -89,7 +88,7 @@ def analyse_map(
     reasons: dict[str, str] = {}
     progress("measuring the scan")
     distortion = _or_reason(lambda: scan_distortion(upright(image, found), pmap.columns), "distortion", reasons)
-    motif = projected_motif(crystal, zone, displacement=dict(pmap.provenance).get("displacement", SITES_OF_B))
+    motif = projected_motif(crystal, zone, displacement=":".join(pmap.displacement_of))
     split = None if distortion is None else spread_split(pmap, distortion, motif)
     progress("looking for domains")
     domains = _or_reason(lambda: domain_map(pmap, crystal, zone), "domains", reasons)
@@ -167,13 +166,19 @@ def unmapped_cells(pmap: PolarizationMap, motif: Motif) -> dict[str, int]:
     columns: Columns = pmap.columns
     if pmap.first_cell is None or columns.column is None:
         return {}
-    moving, around = motif.displacement.split(":")
-    chosen = np.nonzero(np.asarray(columns.column) == motif.moving[0])[0]
-    at = np.asarray(columns.lattice_index)[chosen] - np.asarray(pmap.first_cell)
+    moving, around = pmap.displacement_of
+    reason: dict[tuple[int, int], int] = {}
+    of_motif, index, refused = (np.asarray(v) for v in (columns.column, columns.lattice_index, columns.rejection))
+    for k in np.nonzero(np.isin(of_motif, motif.moving))[0]:
+        cell = (int(index[k, 0]) - pmap.first_cell[0], int(index[k, 1]) - pmap.first_cell[1])
+        reason[cell] = max(reason.get(cell, ACCEPTED), int(refused[k]))  # one column refused is enough
     valid = np.asarray(pmap.valid)
-    inside = ((at >= 0) & (at < valid.shape[::-1])).all(1)
-    mapped = np.zeros(len(chosen), bool)
-    mapped[inside] = valid[at[inside, 1], at[inside, 0]]
-    reasons = np.asarray(columns.rejection)[chosen[~mapped]]
-    beside = A_NEIGHBOUR.replace("A", around, 1).replace("an ", "a ", around != "A")
-    return dict(Counter(f"{moving} column: {REJECTIONS[k]}" if k != ACCEPTED else beside for k in reasons))
+    rows, cols = valid.shape
+    beside = A_NEIGHBOUR if around == "A" else f"a neighbour of {around} is refused or outside the image"
+    return dict(
+        Counter(
+            beside if why == ACCEPTED else f"{moving} column: {REJECTIONS[why]}"
+            for (x, y), why in reason.items()
+            if not (0 <= x < cols and 0 <= y < rows and valid[y, x])
+        )
+    )

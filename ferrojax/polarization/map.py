@@ -37,6 +37,8 @@ from ferrojax.polarization.scan_error import CellColumns, line_covariance
 from ferrojax.products import exact
 
 MIN_CELLS = 12
+COLUMN_FIT = "column fit"
+"""Method in the provenance of a map that columns alone made."""
 DRIFT = "drift of the scan"
 """Name in the provenance of a map whose positions are without it."""
 _ASTRAY = 0.5
@@ -72,6 +74,12 @@ class PolarizationMap(eqx.Module):
     first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
     response_error: float | None = eqx.field(static=True, default=None)
     notes: tuple[str, ...] = eqx.field(static=True, default=())
+
+    @property
+    def displacement_of(self) -> tuple[str, str]:
+        """What moves, and against the centroid of what: ("B", "A") unless the map was asked for others."""
+        moving, around = dict(self.provenance).get("displacement", SITES_OF_B).split(":")
+        return moving, around
 
     def polarization_covariance(self, relative_uncertainty: float | None = None) -> Float[Array, "ny nx 2 2"] | None:
         """Covariance of the polarization in (C/m²)²; None where there is no polarization.
@@ -209,7 +217,7 @@ def _unseen(crystal: Crystal, motif: Motif) -> InputError:
 
 def upright(image: Image, found: FoundColumns) -> Image:
     """The image with bright columns: turned over where they are dark."""
-    return Image(-image.data, image.sampling, name=image.name) if found.dark else image
+    return Image(-image.data, image.sampling, name=image.name) if found.columns.dark else image
 
 
 def _with_notes(pmap: PolarizationMap, notes: tuple[str, ...]) -> PolarizationMap:
@@ -262,8 +270,13 @@ def map_from_columns(
         )
     weight = jnp.asarray(motif.shell.weight, columns.position.dtype)
     alone = columns.own_covariance
+    spread, count = alone[b].mean(1) / b.shape[1], b.shape[1]
+    if columns.oxygen_error is not None:  # the columns of a cell share it
+        each = columns.oxygen_error[b]
+        own, both = (jnp.einsum("...i,...j->...ij", e, e) for e in (each, each.mean(1)))
+        spread = spread - own.mean(1) / count + both
     displacement, covariance = displacement_operator(
-        columns.position[a], alone[a], columns.position[b].mean(1), alone[b].mean(1) / b.shape[1], weight
+        columns.position[a], alone[a], columns.position[b].mean(1), spread, weight
     )
     cells = CellColumns(index, b[:, 0], a, np.asarray(motif.shell.weight, float))
     by_lines = line_covariance(np.asarray(displacement, float), cells, columns)
@@ -293,7 +306,7 @@ def map_from_columns(
             ("zone", " ".join(map(str, motif.zone))),
             *(() if usual else (("displacement", motif.displacement),)),
             *(() if response is None else (("response", polarization_response(crystal).kind),)),
-            ("method", "column fit"),
+            ("method", COLUMN_FIT),
         ),
         first_cell=(int(first[0]), int(first[1])),
         response_error=None if response is None else crystal.response_error,
@@ -398,8 +411,8 @@ class DisplacementStatistics(TypedDict):
 
 def _shared_error(pmap: PolarizationMap) -> Float[np.ndarray, " 2"]:
     """(2,) pm, error that all cells share: of the oxygen drawn under B."""
-    columns = pmap.columns
-    if columns.oxygen_error is None:
+    columns, known = pmap.columns, dict(pmap.provenance)
+    if columns.oxygen_error is None or "displacement" in known or known.get("method") != COLUMN_FIT:
         return np.zeros(2)
     drawn = np.asarray(columns.oxygen_error, float)[columns.accepted]
     moved = drawn[(drawn != 0).any(1)]

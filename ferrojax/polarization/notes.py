@@ -5,6 +5,7 @@ from jaxtyping import Float
 
 from ferrojax.columns import SITES, Columns, FoundColumns
 from ferrojax.columns.contrast import expected_contrast, measured_contrast
+from ferrojax.columns.indexing.template import anchor
 from ferrojax.columns.remainder import DOUBTFUL
 from ferrojax.crystal.zone import Motif
 
@@ -48,7 +49,7 @@ def image_notes(found: FoundColumns, motif: Motif, oxygen: bool) -> tuple[str, .
                 f"The recorded pixel size does not fit the crystal: recorded lengths are {scale:+.1f} % off, and "
                 f"{skew:+.1f} % longer along x than along y. Lengths here are those of the crystal."
             )
-    lines += disorder_notes(found.columns)
+    lines += disorder_notes(found.columns, motif)
     if oxygen:
         lines.append(oxygen_note(found.columns))
     if found.spikes:
@@ -83,19 +84,20 @@ def oxygen_note(columns: Columns) -> str:
     return line
 
 
-def disorder_notes(columns: Columns) -> tuple[str, ...]:
+def disorder_notes(columns: Columns, motif: Motif) -> tuple[str, ...]:
     """That columns scatter about the smooth lattice by more than their own error bars, which nothing else holds."""
-    if columns.lines is None or not (np.asarray(columns.site) == 0).any():
+    if columns.lines is None or columns.column is None:
         return ()
-    own = np.asarray(columns.own_covariance, float)[np.asarray(columns.site) == 0]
+    strongest = anchor(motif)
+    own = np.asarray(columns.own_covariance, float)[np.asarray(columns.column) == strongest]
     sigma = np.sqrt(np.nanmedian(own[:, [0, 1], [0, 1]], 0))
     disorder = np.asarray(columns.lines.disorder, float)
     if not (disorder > _DISORDERED * sigma).any():
         return ()
     return (
-        f"A columns scatter about the smooth lattice by ({100 * disorder[0]:.1f}, {100 * disorder[1]:.1f}) pm (x, y) "
-        "beyond their error bars: disorder of the crystal, or noise of the scan that no two columns share. One image "
-        "cannot tell which; the cells' error bars do not hold it.",
+        f"{motif.label[strongest]} columns scatter about the smooth lattice by ({100 * disorder[0]:.1f}, "
+        f"{100 * disorder[1]:.1f}) pm (x, y) beyond their error bars: disorder of the crystal, or noise of the scan "
+        "that no two columns share. One image cannot tell which; the cells' error bars do not hold it.",
     )
 
 

@@ -46,7 +46,8 @@ def octahedral_rotation_map(pmap: PolarizationMap, motif: Motif) -> OctahedralRo
     pairs = _pairs(motif)
     if pairs is None or pmap.first_cell is None or pmap.columns.column is None:
         return None
-    ends, reference = pairs
+    ends, steps = pairs
+    reference = steps @ motif.lattice
     shape = np.asarray(pmap.valid).shape
     angle, variance = np.full((2, *shape), np.nan)
     row = rows_of_cells(pmap.columns)
@@ -66,12 +67,12 @@ def octahedral_rotation_map(pmap: PolarizationMap, motif: Motif) -> OctahedralRo
         np.asarray(columns.position)[rows], np.asarray(columns.own_covariance)[rows], image_reference
     )
     angle[at], variance[at] = np.asarray(turned, float), np.asarray(spread, float)
-    return OctahedralRotation(angle, np.sqrt(variance), *_alternation(angle, variance, len(ends)))
+    return OctahedralRotation(angle, np.sqrt(variance), *_alternation(angle, variance, steps))
 
 
-def _pairs(motif: Motif) -> tuple[Int[np.ndarray, "k 2 3"], Float[np.ndarray, "k 2"]] | None:
+def _pairs(motif: Motif) -> tuple[Int[np.ndarray, "k 2 3"], Int[np.ndarray, "k 2"]] | None:
     """The two oxygen columns (row of the motif, lattice index) at the ends of every diagonal of the octahedron round
-    the B column of cell (0, 0), and the direction (Å, crystal's axes) of the B columns that they stand between."""
+    the B column of cell (0, 0), and the step on the lattice to the B columns that they stand between."""
     b, oxygen = motif.sites("B"), motif.sites("O")
     if len(b) != 1 or not oxygen:
         return None
@@ -82,7 +83,7 @@ def _pairs(motif: Motif) -> tuple[Int[np.ndarray, "k 2 3"], Float[np.ndarray, "k
         both = [_nearest(motif, oxygen, here + sign * step / 2) for sign in (-1, 1)]
         if all(end is not None for end in both):
             ends.append(both)
-            directions.append(step @ motif.lattice)
+            directions.append(step)
     return (np.array(ends[:2]), np.array(directions[:2])) if ends else None
 
 
@@ -98,7 +99,7 @@ def _nearest(motif: Motif, oxygen: list[int], place: np.ndarray) -> tuple[int, i
 
 
 def _alternation(
-    angle: Float[np.ndarray, "ny nx"], variance: Float[np.ndarray, "ny nx"], pairs: int
+    angle: Float[np.ndarray, "ny nx"], variance: Float[np.ndarray, "ny nx"], pairs: Int[np.ndarray, "k 2"]
 ) -> tuple[float, float, tuple[bool, bool] | None]:
     """Amplitude, its error, and whether neighbours turn against each other."""
     apart = [product for step in _APART if (product := _products(angle, step)).size]
@@ -109,10 +110,13 @@ def _alternation(
     amplitude = float(np.sqrt(max(square, 0.0)))
     if square < _CLEAR * error:
         return 0.0, float(np.sqrt(max(error, 0.0))), None
-    # Neighbours share an oxygen, whose error turns them against each other.
-    shared = float(np.nanmedian(variance)) / (2 * pairs)
-    beside = [_products(angle, step) for step in ((1, 0), (0, 1))]
-    against = [bool(product.mean() + shared < 0) if product.size else False for product in beside]
+    # Neighbours along a diagonal share an oxygen, whose error turns them against each other.
+    shared = float(np.nanmedian(variance)) / (2 * len(pairs))
+    against = []
+    for step in ((1, 0), (0, 1)):
+        product = _products(angle, step)
+        own = shared if any(tuple(np.abs(pair)) == step for pair in pairs) else 0.0
+        against.append(bool(product.mean() + own < 0) if product.size else False)
     return amplitude, error / (2 * amplitude), (against[0], against[1])
 
 

@@ -68,9 +68,13 @@ def response_sentence(pmap: PolarizationMap) -> str:
     """What of the polarization is measured and what inferred, and how sure that is."""
     kind = dict(pmap.provenance).get("response")
     if kind is None or pmap.response is None:
-        return (
-            "Measured: the displacement. No polarization is given, because the crystal has no charges or no soft mode."
+        moving, around = pmap.displacement_of
+        why = (
+            "the crystal has no charges or no soft mode"
+            if (moving, around) == ("B", "A")
+            else "it goes with B against A"
         )
+        return f"Measured: the displacement of {moving} against {around}. No polarization is given, because {why}."
     how = {
         "born": "by Born effective charges, with oxygen taken to follow the soft mode",
         "mode-effective": "by a mode-effective charge, a polarization over the displacement that goes with it",

@@ -24,7 +24,12 @@ STYLE = {
     "text.parse_math": False,  # names of files may hold a $
 }
 WIDTH, ROW = 17.0, 5.1  # inches
-ARROWS = "Arrows: displacement of the B column against the centroid of its A neighbours, not polarization."
+
+
+def arrows(report: MapReport) -> str:
+    """What the arrows of the maps are."""
+    moving, around = next(iter(report.maps.values())).displacement_of
+    return f"Arrows: displacement of {moving} against the centroid of its {around} neighbours, not polarization."
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def polarization_figure(report: MapReport) -> Figure:
     with figure_style():
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained", facecolor="white")
         figure.suptitle(report.title, fontsize=16, fontweight="bold")
-        figure.supxlabel(ARROWS, fontsize=11, color="0.25")
+        figure.supxlabel(arrows(report), fontsize=11, color="0.25")
         grid = figure.add_gridspec(len(rows), 3, height_ratios=heights)
         for number, row in enumerate(rows):
             for column, panel in enumerate(row):
@@ -118,7 +123,7 @@ def map_panels(report: MapReport) -> dict[str, tuple[Panel, ...]]:
     return {
         name: (
             Panel(
-                f"{name}: displacement", f"{ARROWS} Full colour and the arrow of the key: {full:g} pm.",
+                f"{name}: displacement", f"{arrows(report)} Full colour and the arrow of the key: {full:g} pm.",
                 lambda ax, pmap=pmap: panels.draw_arrows(ax, pmap, full), on_image=True,
             ),
             Panel(

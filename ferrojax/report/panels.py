@@ -163,7 +163,9 @@ def draw_magnitudes(ax: Axes, maps: Mapping[str, PolarizationMap]) -> None:
         ax.hist(sizes[name], bins=bins, color=colour, histtype="step", lw=1.6, label=name)
         ax.axvline(float(np.nanmedian(sigma_pm(pmap))), color=colour, ls="--", lw=1.3)
     ax.plot([], [], color="0.3", ls="--", lw=1.3, label="median σ per axis")
-    ax.set(xlabel="|displacement of B against A| (pm)", ylabel="cells", box_aspect=1, xlim=(0, None))
+    named = {pmap.displacement_of for pmap in maps.values()}
+    what = " of {} against {}".format(*named.pop()) if len(named) == 1 else ""
+    ax.set(xlabel=f"|displacement{what}| (pm)", ylabel="cells", box_aspect=1, xlim=(0, None))
     ax.legend(frameon=False, fontsize=9)
 
 

@@ -22,14 +22,14 @@ GROUND_PRECISION = 1.0
 """What is known of a background coefficient beforehand, on data of unit range."""
 
 
-class Normal(eqx.Module):
+class Blocks(eqx.Module):
     """Blocks of the Fisher matrix Jᵀ W J, scaled to a unit diagonal for the columns.
 
     own: (n, 6, 6) a column with itself (position, amplitude, shape). pair: (pairs, 6, 6) the columns of an edge.
     cross: (n, 6, qy, qx) a column with the background splines it meets. ground: (k, k). scale: (n, 6), and
-    ground_scale (k,), the units taken out. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the
-    background's block once the columns are eliminated, each on its own. member: (n, groups) and pull: (n, 3), shapes
-    are known beforehand round the mean of their group only: the precision of that mean is taken out again.
+    ground_scale (k,), the units taken out. edge: (pairs, 2), and at: (n, qy, qx) the splines that a column meets.
+    member: (n, groups) and pull: (n, 3), shapes are known beforehand round the mean of their group only: the precision
+    of that mean is taken out again.
     """
 
     own: Float[Array, "n 6 6"]
@@ -38,12 +38,18 @@ class Normal(eqx.Module):
     ground: Float[Array, "k k"]
     scale: Float[Array, "n 6"]
     ground_scale: Float[Array, " k"]
-    inverse: Float[Array, "n 6 6"]
-    factor: Float[Array, "k k"]
     edge: Int[Array, "pairs 2"]
     at: Int[Array, "n qy qx"]
     member: Float[Array, "n groups"]
     pull: Float[Array, "n 3"]
+
+
+class Normal(Blocks):
+    """Blocks with what solves by them. inverse: (n, 6, 6) of own. factor: (k, k) Cholesky factor of the background's
+    block once the columns are eliminated, each on its own."""
+
+    inverse: Float[Array, "n 6 6"]
+    factor: Float[Array, "k k"]
 
 
 def to_parameters(p: Parameters) -> Float[Array, "n 6 6"]:
@@ -192,7 +198,7 @@ def normal_blocks(
     cross = cross / scale[:, :, None, None] / ground_scale[at][:, None]
     member = jnp.zeros((len(own), 1), dtype) if member is None else member
     pull = jnp.sqrt(precision[:, 3:]) / scale[:, 3:]
-    return _with_inverses(own, pairs, cross, ground, scale, ground_scale, model.edge, at, member, pull)
+    return _solvable(Blocks(own, pairs, cross, ground, scale, ground_scale, model.edge, at, member, pull))
 
 
 def leverage(
@@ -218,16 +224,16 @@ def leverage(
     return weight * model.add(lax.map(one, items, batch_size=_BATCH))
 
 
-def _with_inverses(own, pairs, cross, ground, scale, ground_scale, edge, at, member, pull) -> Normal:
-    inverse = _inverse(own)
-    n, k = len(own), len(ground)
-    flat, index = cross.reshape(n, 6, -1), at.reshape(n, -1)
+def _solvable(blocks: Blocks) -> Normal:
+    inverse, ground = _inverse(blocks.own), blocks.ground
+    n, k = len(blocks.own), len(ground)
+    flat, index = blocks.cross.reshape(n, 6, -1), blocks.at.reshape(n, -1)
     taken = jnp.einsum("nap,nab,nbq->npq", flat, inverse, flat)
     reduced = ground.at[index[:, :, None], index[:, None, :]].add(-taken)
     # Columns that overlap are taken out twice; where that is too much, the background counts as if it stood alone.
     factor, alone = (jnp.linalg.cholesky(m + 1e-4 * jnp.eye(k)) for m in (reduced, ground))
     factor = jnp.where(jnp.isfinite(factor).all(), factor, alone)
-    return Normal(own, pairs, cross, ground, scale, ground_scale, inverse, factor, edge, at, member, pull)
+    return Normal(**vars(blocks), inverse=inverse, factor=factor)
 
 
 def _inverse(blocks: Float[Array, "n k k"]) -> Float[Array, "n k k"]:
