@@ -156,3 +156,30 @@ def test_zarr_loads_only_for_zarr_files():
     code = "import sys; import ferrojax.io; print('zarr' in sys.modules, 'rsciio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("field", ["displacement", "valid", "columns/width"])
+def test_a_map_whose_arrays_do_not_belong_together_is_refused(tmp_path, pmap, field):
+    path = tmp_path / "map.h5"
+    write_map(path, pmap)
+    with h5py.File(path, "a") as file:
+        values = file[field][()]
+        del file[field]
+        file[field] = values[:-1]
+    with pytest.raises(InputError, match=r"map file: .*map\.h5|map file: (holds|cannot be read)"):
+        read_map(path)
+
+
+def test_the_refusal_of_such_a_map_names_the_array(tmp_path, pmap):
+    """In a process of its own: these tests check shapes before the reader does."""
+    path = tmp_path / "map.h5"
+    write_map(path, pmap)
+    with h5py.File(path, "a") as file:
+        values = file["displacement"][()]
+        del file["displacement"]
+        file["displacement"] = values[:-1]
+    script = (
+        f"import ferrojax as fj\ntry:\n    fj.read_map({str(path)!r})\nexcept fj.InputError as error:\n    print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "map file: holds displacement of shape (3, 5, 2), which does not fit 4 × 5 cells" in run.stdout

@@ -234,3 +234,23 @@ def test_bad_files_end_in_one_line(tmp_path):
             fj.Crystal.from_file(tmp_path / name, **options)
         assert "\n" not in str(caught.value)
     assert fj.Crystal.from_file(tmp_path / "two.cif", index=1).name == "SrTiO3"
+
+
+def test_a_specimen_from_a_file_that_names_its_setting(tmp_path):
+    """Diamond in the second origin, named without operations: 8 atoms 2.35 Å apart."""
+    path = tmp_path / "silicon.cif"
+    path.write_text(
+        "data_Si\n_cell_length_a 5.43\n_cell_length_b 5.43\n_cell_length_c 5.43\n_cell_angle_alpha 90\n"
+        "_cell_angle_beta 90\n_cell_angle_gamma 90\n_space_group_name_H-M_alt 'F d -3 m :2'\n"
+        "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nSi 0.125 0.125 0.125\n"
+    )
+    atoms = fj.Atoms.from_file(path, thermal_rms={"Si": 0.08})
+    assert atoms.number == (14,) * 8
+    assert atoms.box == pytest.approx((5.43, 5.43, 5.43))
+    gap = np.asarray(atoms.position)[:, None] - np.asarray(atoms.position)
+    gap = np.linalg.norm(gap - 5.43 * np.round(gap / 5.43), axis=-1)
+    assert gap[gap > 0].min() == pytest.approx(5.43 * 3**0.5 / 4, abs=1e-3)
+    np.testing.assert_allclose(atoms.thermal_rms, 0.08)
+    path.write_text(path.read_text().replace("_cell_angle_gamma 90", "_cell_angle_gamma 100"))
+    with pytest.raises(fj.InputError, match=r"cell|space group|setting"):
+        fj.Atoms.from_file(path)

@@ -73,10 +73,12 @@ def validate(
 def specimen(structure: str | None, material_name: str, thickness: float) -> "Atoms":
     """Atoms of the file or of the library's cell, at rest, repeated along z to at least `thickness` (Å)."""
     import math
+    from pathlib import Path
 
     import numpy as np
 
     from ferrojax.crystal import Atoms, check_atoms, displaced_supercell, material
+    from ferrojax.crystal.cif import looks_like_cif
 
     if not (math.isfinite(thickness) and 0 < thickness <= THICKEST):
         raise InputError("thickness", thickness, f"must be positive and at most {THICKEST:g} Å", "give Å, e.g. 100")
@@ -85,7 +87,8 @@ def specimen(structure: str | None, material_name: str, thickness: float) -> "At
         polar = 0.15 if crystal.soft_mode is not None else 0.0
         cell = displaced_supercell(crystal, np.full((1, 1, 3), [polar, 0.0, 0.0]), 1)
     else:
-        cell = Atoms.from_ase(_read(structure))
+        path = Path(structure)
+        cell = Atoms.from_file(path) if path.is_file() and looks_like_cif(path) else Atoms.from_ase(_read(structure))
     if cell.box[2] > THICKEST:
         remedy = f"cut the cell to at most {THICKEST:g} Å along z"
         raise InputError("structure", f"{cell.box[2]:.0f} Å", "is too thick for a short check", remedy)

@@ -1,5 +1,7 @@
 """Atoms: the specimen that the electrons pass through."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -102,12 +104,33 @@ class Atoms(eqx.Module):
         if not hasattr(atoms, "get_scaled_positions"):
             remedy = "pass an ase.Atoms; for a ferrojax.Crystal use ferrojax.oriented_supercell(crystal).atoms"
             raise InputError("atoms", type(atoms).__name__, "is no ASE Atoms", remedy)
-        cell = np.asarray(atoms.cell.array, float)
-        if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-6 * np.abs(cell).max():
-            remedy = "use ferrojax.oriented_supercell(atoms, zone=(0, 0, 1)), which makes an orthogonal box"
-            raise InputError("cell", cell.round(3).tolist(), "is not orthogonal", remedy)
+        box = _sides(np.asarray(atoms.cell.array, float))
         position, number, occupancy = ase_sites(atoms)
-        return Atoms(position, number, np.diag(cell), element_rms(number, thermal_rms), occupancy)
+        return Atoms(position, number, box, element_rms(number, thermal_rms), occupancy)
+
+    @staticmethod
+    def from_file(path: str | PathLike[str], thermal_rms: Any = 0.0, index: int | None = None) -> "Atoms":
+        """From a structure file with an orthogonal cell, read and checked as `Crystal.from_file` does it: a CIF in the
+        setting of the space group that it names, symmetry expanded, one atom a species of a site.
+
+        thermal_rms: as in `from_ase`. index: which structure of a file that holds several.
+        Errors: InputError for what cannot be read or cannot be a solid, and a cell that is not orthogonal.
+        """
+        from ferrojax.crystal.files import read_structure
+
+        found = read_structure(Path(path), None, index)
+        box = _sides(found.cell)
+        return Atoms(
+            found.position @ found.cell, found.number, box, element_rms(found.number, thermal_rms), found.share
+        )
+
+
+def _sides(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
+    """Of an orthogonal cell, Å."""
+    if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-6 * np.abs(cell).max():
+        remedy = "use ferrojax.oriented_supercell(..., zone=(0, 0, 1)), which makes an orthogonal box"
+        raise InputError("cell", cell.round(3).tolist(), "is not orthogonal", remedy)
+    return np.diag(cell)
 
 
 def check_atoms(atoms) -> None:

@@ -170,7 +170,28 @@ def _restore(group: Any, name: str) -> PolarizationMap:
         raise InputError("map file", name, "holds no map of ferrojax", "give a file that write_map wrote")
     if int(version) > _VERSION:
         raise InputError("map file", name, f"has format version {version}", "update ferrojax to read it")
-    return restore(group, _KINDS, name)
+    pmap = restore(group, _KINDS, name)
+    _check_consistent(pmap, name)
+    return pmap
+
+
+def _check_consistent(pmap: PolarizationMap, name: str) -> None:
+    """Refuse arrays that do not belong together."""
+    cells, columns = tuple(pmap.valid.shape), pmap.columns
+    count = len(columns.site)
+    wanted = {
+        "position": (*cells, 2), "position_px": (*cells, 2), "displacement": (*cells, 2), "covariance": (*cells, 2, 2),
+        "polarization": (*cells, 2), "response": (2, 2), "columns.position": (count, 2),
+        "columns.position_px": (count, 2), "columns.covariance": (count, 2, 2), "columns.lattice_index": (count, 2),
+        "columns.oxygen_error": (count, 2),
+        **{f"columns.{field}": (count,) for field in ("intensity", "width", "residual", "rejection", "column")},
+    }  # fmt: skip
+    for field, shape in wanted.items():
+        value = getattr(columns if field.startswith("columns.") else pmap, field.rpartition(".")[2])
+        if len(cells) != 2 or (value is not None and value.shape != shape):
+            found = f"{field} of shape {None if value is None else tuple(value.shape)}"
+            problem = f"does not fit {' × '.join(map(str, cells))} cells and {count} columns"
+            raise InputError("map file", name, f"holds {found}, which {problem}", "write the map again")
 
 
 def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> None:
