@@ -115,7 +115,11 @@ def _spacing(place_px: np.ndarray) -> float:
 
 
 def _error_of_lines(residual: np.ndarray, line: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(k,) standard error of the mean from resampled runs of whole lines; residual: (n, k) of cells on those lines."""
+    """(k,) standard error of the mean from resampled runs of whole lines; residual: (n, k) of cells on those lines.
+
+    At least that of independent lines: neighbours that share columns err alike, and where so few lines look as if they
+    erred against each other, that is chance.
+    """
     count = np.bincount(line).astype(float)
     sums = np.stack([np.bincount(line, values) for values in residual.T], -1)
     valid = count[:, None] > 0
@@ -127,7 +131,10 @@ def _error_of_lines(residual: np.ndarray, line: np.ndarray, resamples: int, seed
     total = many[draws].sum(1)
     kept = total > 0
     found = (runs[draws[kept]].sum(1) / total[kept, None]).std(0, ddof=1)
-    return found / np.sqrt(max(1 - side / len(count), 0.25))  # the mean is the lines' own, and these are few
+    found = found / np.sqrt(max(1 - side / len(count), 0.25))  # the mean is the lines' own, and these are few
+    share = count / count.sum()
+    apart = np.sqrt((share[:, None] ** 2 * means**2).sum(0) / max(1 - (share**2).sum(), 0.5))
+    return np.maximum(found, apart)
 
 
 def block_side(residual: Float[np.ndarray, "ny nx k"], valid: Bool[np.ndarray, "ny nx"]) -> int:
