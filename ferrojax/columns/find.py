@@ -51,8 +51,9 @@ class FoundColumns(NamedTuple):
     """Columns of an image beside what the fit left of it.
 
     columns: as `find_columns` returns them. model: (rows, cols) the fitted image, background included, in the image's
-    unit; variance: (rows, cols) of its noise as the fit weighted it, that unit squared; seen: (rows, cols), pixels that
-    counted. stray: (m, 2) px (x, y), columns seen that belong to no site of the lattice.
+    unit; variance: (rows, cols) of its noise as the fit weighted it, that unit squared; left: (rows, cols), share of it
+    that the fit left in image − model; seen: (rows, cols), pixels that counted. stray: (m, 2) px (x, y), columns seen
+    that belong to no site of the lattice.
     mode: "HAADF", "ABF" or "iDPC", "" without a crystal.
     ambiguity: what the intensities could not decide, one line each. spikes: hot and dead pixels, which do not count.
     jumps: line (px) and displacement (2,) px of every jump of the scan. other_periods: amplitude of the strongest
@@ -64,6 +65,7 @@ class FoundColumns(NamedTuple):
     columns: Columns
     model: np.ndarray
     variance: np.ndarray
+    left: np.ndarray
     seen: np.ndarray
     stray: np.ndarray
     blank: np.ndarray
@@ -242,6 +244,7 @@ def _found(columns: Columns, fit: FittedColumns, seeds: Seeds, stray: np.ndarray
         columns=columns,
         model=seeds.polarity * fit.image,
         variance=fit.variance,
+        left=fit.left,
         seen=fit.seen,
         stray=stray,
         blank=seeds.blank,

@@ -48,7 +48,8 @@ class Winding(NamedTuple):
 class MapAnalysis(NamedTuple):
     """All of it; None where it cannot be told, and then `reasons` says why under the same name.
 
-    residual: (rows, cols) data − model over the standard deviation of the noise, NaN where a pixel did not count.
+    residual: (rows, cols) data − model over the standard deviation that noise leaves there, NaN where a pixel did not
+        count.
     rotation: of the octahedra, where the image shows their oxygen. unmapped: why cells are not mapped, and how many.
     """
 
@@ -118,8 +119,9 @@ def _or_reason(compute: Callable[[], T], name: str, reasons: dict[str, str]) -> 
 
 
 def normalised_residual(image: Image, found: FoundColumns) -> np.ndarray:
-    """(rows, cols) data − model in standard deviations of the noise, single precision; NaN where not counted."""
-    z = (np.asarray(image.data, float) - found.model) / np.sqrt(np.maximum(found.variance, 1e-300))
+    """(rows, cols) data − model in standard deviations of what the fit leaves of the noise, single precision; NaN where
+    not counted."""
+    z = (np.asarray(image.data, float) - found.model) / np.sqrt(np.maximum(found.variance * found.left, 1e-300))
     return np.where(found.seen, z, np.nan).astype(np.float32)
 
 
