@@ -1,6 +1,6 @@
 """Windows: what they cost in accuracy, and how time and memory grow with the field.
 
-usage: python benchmarks/bench_windows.py [OUT_FOLDER]     (17 minutes on a quiet machine, more than an hour on a busy one)
+usage: python benchmarks/bench_windows.py [OUT_FOLDER]     (17 minutes on a quiet machine, over an hour on a busy one)
 accuracy: PbTiO3 with random polar displacements, 20 nm, 36 probes; windows of 10 to 24 Å against the whole box of
 12 × 12 cells (47.6 Å), the mean of two whose frequencies are offset by a quarter of a step; the plain box beside them.
 field: 6 × 6 and 24 × 24 cells, 40 Å thick, in fresh processes (compiled once before); peak memory of each.
