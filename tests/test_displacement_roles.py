@@ -278,3 +278,15 @@ def test_octahedra_with_one_diagonal_in_the_plane(along):
         amplitude, error, alternates = _alternation(sign + 2 * shared, np.full((60, 60), 4.0), step)
         assert alternates == expected
         assert abs(amplitude - 1) < 4 * error
+
+
+def test_sites_by_number_are_found_in_the_cell_that_tells_them_apart():
+    """Pb1 and Pb2 of a doubled cell look alike: the image cannot say which is which, and the map does not guess."""
+    doubled = supercell(2, 0.2)
+    _, a, b = crystal()
+    image = Image(counted(painted((a, 1.0, 3.4), (b, 0.35, 3.0))), (STEP, STEP))
+    with pytest.raises(fj.InputError, match="shows columns that could be A as well as B"):
+        map_polarization(image, doubled, displacement="Pb1:Pb2")
+    with pytest.raises(fj.InputError, match="oxygen: is drawn where B moves against A"):
+        map_polarization(image, doubled, displacement="Pb1:Pb2", oxygen=True)
+    assert map_polarization(image, doubled).valid.sum() > 100

@@ -35,8 +35,8 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
     implied = numbers.get("mean polarization implied (x, y)")
     if implied is not None:
         lead += f" If mis-tilt and overlapping columns add nothing to it, this implies a polarization of {implied}."
-    seen = contrast(pmap.columns, projected_motif(mapped.crystal, settings.zone))
-    if mapped.analysis.found.mode == "HAADF" and seen is not None and abs(np.log(seen[0] / seen[1])) > UNLIKE_CONTRAST:
+    seen = seen_contrast(mapped, settings)
+    if seen is not None and abs(np.log(seen[0] / seen[1])) > UNLIKE_CONTRAST:
         lead += (
             f" Beware: A columns are {seen[0]:.2g} times as bright as B, where Z^1.7 alone makes it {seen[1]:.2g}; "
             "thickness and overlap can do that, and so can another crystal on the same lattice."
@@ -73,12 +73,18 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
 
 def contrast_sentence(mapped: Mapped, settings: MapSettings) -> str:
     """The mode, and how bright A is against B beside what the crystal would make it."""
-    mode = mapped.analysis.found.mode
-    seen = contrast(mapped.pmap.columns, projected_motif(mapped.crystal, settings.zone))
+    mode, seen = mapped.analysis.found.mode, seen_contrast(mapped, settings)
     line = f"Contrast: {mode}, {'as given' if settings.mode else 'told from the image'}."
-    if mode != "HAADF" or seen is None:
+    if seen is None:
         return line
     return f"{line} A columns are {seen[0]:.2g} times as bright as B; Z^1.7 alone would make it {seen[1]:.2g}."
+
+
+def seen_contrast(mapped: Mapped, settings: MapSettings) -> tuple[float, float] | None:
+    """Brightness of A over B, measured and by Z^1.7, in a dark field that shows both."""
+    if mapped.analysis.found.mode != "HAADF":
+        return None
+    return contrast(mapped.pmap.columns, projected_motif(mapped.crystal, settings.zone))
 
 
 def summed_up(mapped: Mapped) -> list[tuple[str, str]]:

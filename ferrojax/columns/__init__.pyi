@@ -25,6 +25,7 @@ from .find import FindOptions as FindOptions
 from .find import FoundColumns as FoundColumns
 from .find import find_columns as find_columns
 from .find import find_with_model as find_with_model
+from .find import find_with_motif as find_with_motif
 from .fitting.noise import GaussianNoise as GaussianNoise
 from .fitting.noise import PoissonNoise as PoissonNoise
 from .frames import FrameAlignment as FrameAlignment

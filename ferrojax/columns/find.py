@@ -119,17 +119,27 @@ def find_with_model(
     **options: Unpack[FindOptions],
 ) -> FoundColumns:
     """`find_columns`, with the fitted image and what the search decided; arguments and errors as there."""
-    chosen = _checked(options)
-    data, spikes = without_spikes(image_data(image))
-    sampling = np.asarray(image.sampling, float)
-    chosen.progress("finding columns")
     if crystal is None:
         if zone is not None:
             raise InputError("zone axis", tuple(zone), "means nothing without a crystal", "give crystal too")
-        return _unlabelled(data, sampling, chosen, ~spikes)._replace(spikes=int(spikes.sum()))
+        return _found_along(image, None, _checked(options))
     crystal = given_crystal(crystal)
-    motif = projected_motif(crystal, (0, 0, 1) if zone is None else zone)
-    found = _labelled(data, sampling, (crystal, motif), chosen, ~spikes)
+    return find_with_motif(image, crystal, projected_motif(crystal, (0, 0, 1) if zone is None else zone), **options)
+
+
+def find_with_motif(image: Image, crystal: Crystal, motif: Motif, **options: Unpack[FindOptions]) -> FoundColumns:
+    """`find_with_model` along the zone axis of a motif of that crystal, whose rows `Columns.column` then names."""
+    return _found_along(image, (crystal, motif), _checked(options))
+
+
+def _found_along(image: Image, seen_along: tuple[Crystal, Motif] | None, chosen: _Options) -> FoundColumns:
+    data, spikes = without_spikes(image_data(image))
+    sampling = np.asarray(image.sampling, float)
+    chosen.progress("finding columns")
+    if seen_along is None:
+        found = _unlabelled(data, sampling, chosen, ~spikes)
+    else:
+        found = _labelled(data, sampling, seen_along, chosen, ~spikes)
     return found._replace(spikes=int(spikes.sum()))
 
 

@@ -143,7 +143,7 @@ def projected_motif(
     resolution: Å; sites that project closer than this to the heaviest-labelled site of a column (A, then B, then O)
     belong to that column, because no image shows them apart.
     displacement: whose against whose centroid (`displacement_roles`): "B:A", "Fe:Bi"; None: B against A, cations
-    against anions where the crystal has no B. It decides the shells alone.
+    against anions where the crystal has no B.
     Errors: InputError for a zone that is not three small integers, not all zero, and for a displacement of what the
     crystal does not have.
     """

@@ -15,7 +15,7 @@ from ferrojax.columns import (
     Columns,
     FindOptions,
     FoundColumns,
-    find_with_model,
+    find_with_motif,
     scan_distortion,
     straightened,
 )
@@ -168,7 +168,15 @@ def map_with_model(
     motif = projected_motif(crystal, zone, displacement=displacement)
     if not motif.moving:
         raise _unseen(crystal, motif)
-    found = find_with_model(image, crystal, zone, **options)
+    usual = projected_motif(crystal, zone)
+    # Sites told apart by number may make a larger cell; otherwise only the shells differ, and oxygen needs B's own.
+    alike = usual.members == motif.members
+    if not alike and options.get("oxygen"):
+        remedy = "leave one of the two out"
+        raise InputError(
+            "oxygen", motif.displacement, "is drawn where B moves against A, not for sites by number", remedy
+        )
+    found = find_with_motif(image, crystal, usual if alike else motif, **options)
     if UNDECIDED_SITES in found.ambiguity:
         raise InputError(
             "image",
