@@ -4,6 +4,7 @@ import gc
 import os
 from pathlib import Path
 
+import jax
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
@@ -11,6 +12,15 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # noqa: F401  (the hook looks the checker up by name)
 
 install_import_hook("ferrojax", "tests.typecheck.check")
+
+from ferrojax.devices import SHORTEST, machine_key  # noqa: E402  (imported through the hook)
+
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs" / machine_key()
+"""Where workers, the processes that tests start, and the next run find the programs that one of them compiled."""
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(SHORTEST))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])  # a plugin imports it earlier
+jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
 
 
 MAPPINGS = Path("/proc/self/maps")
@@ -23,8 +33,6 @@ def few_programs():
     programs are forgotten between modules before they run out, or the compiler aborts."""
     yield
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MANY:
-        import jax
-
         jax.clear_caches()
         gc.collect()
 
