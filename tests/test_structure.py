@@ -16,7 +16,7 @@ import ferrojax
 PACKAGE = Path(__file__).parents[1] / "ferrojax"
 ORDER = (
     "errors files devices checks constants products grid image crystal optics multislice detection acquisition columns "
-    "polarization tilt io dataset models training inference report interop cli"
+    "polarization refinement tilt io dataset models training inference report interop cli"
 )
 ROOMS = ORDER.split()
 HEAVY = ("jax", "flax", "abtem", "sklearn", "matplotlib", "dask", "numpy", "scipy", "rsciio")

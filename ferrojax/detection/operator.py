@@ -74,7 +74,7 @@ def detector_operator(
     plan.check_specimen(atoms)
     illumination = Probe(energy, max_semiangle)
     reach = FRACTION * grid.nyquist * illumination.wavelength * 1e3
-    _check_detector(detector, reach)
+    check_band(detector, reach)
     limit = grid.band_limit(FRACTION, 0.0)
     partial = is_partial(atoms) and not draws_composition(atoms, thermal)
     tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
@@ -86,21 +86,19 @@ def detector_operator(
     lost = jnp.asarray(float(detector.outer == np.inf), tables.carried.dtype)
     weight = detector.weights(seen, illumination.wavelength)[inside] - lost
     beams = jnp.asarray(np.stack([rows, cols]))
-    lanes = _lanes(configurations(thermal))
-    mesh = None if lanes == 1 else Mesh(np.array(jax.local_devices()[:lanes]), ("devices",))
+    lanes = lanes_of(configurations(thermal))
+    mesh = mesh_of(lanes)
     total = 0
     for first in range(0, configurations(thermal), lanes):
-        some = zip(*[configuration(atoms, thermal, first + lane, plan) for lane in range(lanes)], strict=True)
-        specimens = tuple(jnp.stack(each) for each in some)
         shared = plan, tables, kernel, (weight, inside, lost), beams
-        total += _matrices(specimens, shared, (grid, seen), batch, mesh)
+        total += _matrices(stacked(atoms, thermal, plan, first, lanes), shared, (grid, seen), batch, mesh)
     signed = [np.where(i > n // 2, i - n, i) for i, n in zip((cols, rows), seen.shape[::-1], strict=True)]
     beam = tuple((int(x), int(y)) for x, y in zip(*signed, strict=True))
     matrix = jnp.asarray(total) / configurations(thermal)
     return DetectorOperator(matrix, beam, grid, energy, max_semiangle)
 
 
-def _check_detector(detector: AnnularDetector, reach: float) -> None:
+def check_band(detector: AnnularDetector, reach: float) -> None:
     """Its band folds nothing over: rings are right that end within it, or that have no end and start well within."""
     if detector.outer <= reach or (detector.outer == np.inf and detector.inner * CLEARANCE <= reach):
         return
@@ -109,22 +107,38 @@ def _check_detector(detector: AnnularDetector, reach: float) -> None:
     raise InputError("detector", span, problem, "use outer=inf, or a finer grid")
 
 
-def _lanes(runs: int) -> int:
+def lanes_of(runs: int) -> int:
     """How many configurations are computed at a time, one a device: as many as devices share evenly."""
     return next(n for n in range(min(runs, len(jax.local_devices())), 0, -1) if runs % n == 0)
+
+
+def mesh_of(lanes: int) -> Mesh | None:
+    """The devices that so many configurations are shared over; None for one."""
+    return None if lanes == 1 else Mesh(np.array(jax.local_devices()[:lanes]), ("devices",))
+
+
+def stacked(atoms: Atoms, thermal: ThermalModel, plan: SlicePlan, first: int, lanes: int):
+    """(position, occupancy) of `lanes` configurations from `first` on, along a leading axis."""
+    some = zip(*[configuration(atoms, thermal, first + lane, plan) for lane in range(lanes)], strict=True)
+    return tuple(jnp.stack(each) for each in some)
+
+
+def over_lanes(one, specimens, shared, mesh: Mesh | None):
+    """The sum of one(specimen, shared) over stacked specimens, one a device where there is a mesh."""
+
+    def of_some(specimens, shared):
+        return jax.lax.map(lambda specimen: one(specimen, shared), specimens)
+
+    if mesh is not None:
+        split, none = PartitionSpec("devices"), PartitionSpec()
+        of_some = jax.shard_map(of_some, mesh=mesh, in_specs=(split, none), out_specs=split, check_vma=False)
+    return jax.tree.map(lambda a: a.sum(0), of_some(specimens, shared))
 
 
 @eqx.filter_jit
 def _matrices(specimens, shared, grids, batch, mesh):
     """The sum of H over thermal configurations (position, occupancy), one a device where there is a mesh."""
-
-    def of_some(specimens, shared):
-        return jax.lax.map(lambda atoms: _matrix(atoms, shared, grids, batch), specimens)
-
-    if mesh is not None:
-        split, none = PartitionSpec("devices"), PartitionSpec()
-        of_some = jax.shard_map(of_some, mesh=mesh, in_specs=(split, none), out_specs=split, check_vma=False)
-    return of_some(specimens, shared).sum(0)
+    return over_lanes(lambda atoms, shared: _matrix(atoms, shared, grids, batch), specimens, shared, mesh)
 
 
 def _matrix(atoms, shared, grids, batch):

@@ -5,7 +5,7 @@ from typing import overload
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 from scipy.interpolate import CubicSpline
 
 from ferrojax.errors import InputError, is_traced
@@ -25,17 +25,17 @@ def at_thickness(
 
 @overload
 def at_thickness(
-    stack: Float[Array, "planes *rest"],
+    stack: Inexact[Array, "planes *rest"],
     thicknesses: Sequence[float] | np.ndarray,
     thickness: float | Float[Array | np.ndarray, "*map"],
-) -> Float[Array, " *rest"]: ...
+) -> Inexact[Array, " *rest"]: ...
 
 
 def at_thickness(
-    stack: Image | Float[Array, "planes *rest"],
+    stack: Image | Inexact[Array, "planes *rest"],
     thicknesses: Sequence[float] | np.ndarray | None,
     thickness: float | Float[Array | np.ndarray, "*map"],
-) -> Image | Float[Array, " *rest"]:
+) -> Image | Inexact[Array, " *rest"]:
     """The signal at one thickness by cubic interpolation (not-a-knot spline) between the exit planes of a run.
 
     stack: Image with the planes as its leading axis, or (planes, ...) of any signal. thicknesses: (planes,) Å, at
@@ -56,7 +56,7 @@ def at_thickness(
             raise InputError("thickness", worst, "lies outside the exit planes", remedy)
         if asked.ndim and asked.shape != data.shape[-asked.ndim :]:
             raise InputError("thickness", asked.shape, f"needs one value, or a map of {data.shape[-2:]}", "in Å")
-    weight = _weights(planes, thickness, data.dtype)
+    weight = _weights(planes, thickness, data.real.dtype)
     weight = weight.reshape(-1, *[1] * (data.ndim - weight.ndim), *weight.shape[1:])
     if isinstance(stack, Image):
         error = stack.standard_error

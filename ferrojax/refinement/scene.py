@@ -1,0 +1,66 @@
+"""Images of cells under one recording, from the response of their crystal."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int
+
+from ferrojax.detection import at_thickness
+from ferrojax.grid import Grid
+from ferrojax.optics import Probe, probe_spectrum
+from ferrojax.products import EXACT
+from ferrojax.refinement.response import CellResponse
+
+LENGTH = 2.0
+"""Steps of the lattice of tilts over which operators are alike: the length of the Gaussian that interpolates them."""
+NUGGET = 1e-6
+
+
+class Waves(eqx.Module):
+    """The terms of a response under one microscope: Fourier coefficients about B, half of the plane of q.
+
+    value: (terms, n), fractions of the beam; displacements in units of `response.REACH`. q: (n, 2) in steps of 1/box.
+    """
+
+    value: Complex[Array, "terms n"]
+    q: Int[np.ndarray, "n 2"]
+    box: tuple[float, float] = eqx.field(static=True)
+
+
+def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, tilt) -> Waves:
+    """Every term at one thickness (Å), tilt (mrad, (x, y)) and probe (its source size is not applied here).
+
+    Differentiable in all three (semi-angle: with a soft edge).
+    """
+    unique, place = np.unique(response.q, axis=0, return_inverse=True)
+    size = 2 * int(np.abs(response.beam).max()) + 2
+    grid = Grid((size, size), (response.box[1] / size, response.box[0] / size))
+    x, y = response.beam.T
+    spectrum = probe_spectrum(probe, grid)[y, x]
+    pair = jnp.conj(spectrum[response.pair[:, 0]]) * spectrum[response.pair[:, 1]]
+    by_exit = jnp.moveaxis(response.coefficient[detector], 2, 0)
+    at_depth = at_thickness(by_exit, response.thickness, thickness)
+    table = jnp.einsum("tnp,n->tp", at_depth, tilt_weights(response.tilt, tilt), precision=EXACT)
+    value = jnp.zeros((len(response.term), len(unique)), table.dtype).at[:, place.ravel()].add(table * pair)
+    return Waves(value, unique, response.box)
+
+
+def tilt_weights(nodes: Float[np.ndarray, "nodes 2"], tilt) -> Float[Array, " nodes"]:
+    """Weights of the nodes at one tilt: a Gaussian process through them (radial basis functions)."""
+    apart = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
+    step = apart[apart > 0].min()
+    scale = 1 / (2 * (LENGTH * step) ** 2)
+    inverse = np.linalg.inv(np.exp(-(apart**2) * scale) + NUGGET * np.eye(len(nodes)))
+    near = jnp.exp(-((jnp.asarray(tilt) - nodes) ** 2).sum(-1) * scale)
+    weight = near @ jnp.asarray(inverse, near.dtype)
+    return weight / weight.sum()
+
+
+def image_of(waves: Waves, coefficient, at: Float[Array | np.ndarray, "n 2"], source=(0.0, 0.0, 0.0)):
+    """Signal (n,) at places (Å, (x, y) from B): terms times `coefficient` (terms,), under a source (xx, yy, xy) Å²."""
+    q = waves.q / np.array(waves.box)
+    xx, yy, xy = source
+    blur = jnp.exp(-2 * jnp.pi**2 * (xx * q[:, 0] ** 2 + yy * q[:, 1] ** 2 + 2 * xy * q[:, 0] * q[:, 1]))
+    twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
+    total = (jnp.asarray(coefficient) @ waves.value) * blur * twice
+    return (jnp.exp(2j * jnp.pi * (jnp.asarray(at) @ q.T)) @ total).real

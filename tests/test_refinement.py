@@ -1,0 +1,139 @@
+"""Operators under every tilt from one pass, and the response of a cell to its columns' displacements."""
+
+import equinox as eqx
+import numpy as np
+import pytest
+
+from ferrojax.crystal import displaced_supercell, material
+from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
+from ferrojax.detection.tilted_operator import tilted_operators
+from ferrojax.errors import InputError
+from ferrojax.multislice import FastThermal, plan_slices
+from ferrojax.optics import Probe
+from ferrojax.refinement import cell_response
+from ferrojax.refinement.response import REACH
+from ferrojax.refinement.scene import image_of, tilt_weights, waves_of
+from ferrojax.refinement.symmetry import plane_operations
+
+DETECTORS = {"haadf": AnnularDetector(60, np.inf), "abf": AnnularDetector(11, 21)}
+PLANES = [4.0, 8.0, 12.0, 16.0]
+SOURCE = 0.4
+"""Å rms; what a source this small lets through is what the response keeps."""
+
+
+def still(name: str):
+    """A crystal whose atoms hardly vibrate: what is compared is then free of phonons' noise."""
+    crystal = material(name)
+    return eqx.tree_at(lambda c: c.thermal_rms, crystal, 0 * crystal.thermal_rms + 1e-4)
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (0.5, 0.25)])
+def test_a_tilted_crystal_is_an_upright_one_under_a_tilted_beam(offset):
+    """A polar, asymmetric specimen; the sign is abTEM's (the wrong one is off by 20 % and more)."""
+    field = np.full((1, 1, 3), [0.16, 0.05, 0.0])
+    atoms = displaced_supercell(material("PbTiO3"), field, 12)
+    plan = plan_slices(atoms, 2.0, [23.8, 47.6])
+    thermal = FastThermal(2, seed=1)
+    found = tilted_operators(atoms, 200e3, 22.0, DETECTORS, thermal, plan, max_tilt=6.5, offset=offset)
+    for name, bound in (("haadf", 1e-2), ("abf", 6e-4)):
+        operators = found[name]
+        node = int(np.argmax(np.abs(operators.tilt).sum(1)))
+        tilt = operators.tilt[node]
+        assert np.abs(tilt).max() > 2
+        for sign, near in ((1, True), (-1, False)):
+            expected = detector_operator(
+                atoms, 200e3, 22.0, DETECTORS[name], thermal, plan, tilt=(sign * tilt[0], sign * tilt[1])
+            )
+            order = [operators.at(node).beam.index(b) for b in expected.beam]
+            matrix = np.asarray(operators.matrix[node])[:, order][:, :, order]
+            error = np.linalg.norm(matrix - expected.matrix) / np.linalg.norm(expected.matrix)
+            assert (error < bound) == near, (name, sign, error)
+
+
+def test_a_ring_that_a_tilt_takes_beyond_the_band_is_refused():
+    atoms = displaced_supercell(material("PbTiO3"), np.zeros((1, 1, 3)), 1)
+    plan = plan_slices(atoms, 2.0)
+    with pytest.raises(InputError, match=r"neither ends within the band limit of 9\d mrad"):
+        tilted_operators(atoms, 200e3, 20.0, {"adf": AnnularDetector(40, 97)}, None, plan, max_tilt=6.5)
+
+
+def test_the_nodes_own_tilts_are_met_and_a_smooth_function_between_them_is_followed():
+    step = 3.15
+    nodes = step * np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3) if x * x + y * y < 6], float)
+
+    def smooth(t):
+        return np.cos(0.25 * t[..., 0] + 0.1) * np.exp(0.05 * t[..., 1])
+
+    for tilt in (nodes[3], np.array([1.4, -2.2]), np.array([3.0, 3.0])):
+        assert abs(float(tilt_weights(nodes, tilt) @ smooth(nodes)) - smooth(tilt)) < 4e-3
+
+
+@pytest.mark.parametrize(("name", "count"), [("PbTiO3", 8), ("SrTiO3", 8)])
+def test_the_point_symmetry_seen_along_the_beam(name, count):
+    crystal = material(name)
+    b_site = np.full(2, float(crystal.cell[0, 0]) / 2)
+    assert len(plane_operations(crystal, b_site)) == count
+    longer = eqx.tree_at(lambda c: c.cell, crystal, crystal.cell * np.array([1.0, 1.1, 1.0]))
+    assert len(plane_operations(longer, b_site * [1.0, 1.1])) == count / 2
+
+
+@pytest.fixture(scope="module")
+def response():
+    return cell_response(
+        still("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, max_tilt=3.2, configurations=2
+    )
+
+
+def direct(detector: str, probe: Probe, thickness: float, tilt, field: np.ndarray, size: int = 32) -> np.ndarray:
+    """(size, size): the periodic image of a displaced box of 2 × 2 cells, by its own operator, B of cell 0 at 0, 0."""
+    crystal = still("BaTiO3")
+    atoms = displaced_supercell(crystal, field, 4)
+    plan = plan_slices(atoms, 2.001, [thickness])
+    operator = detector_operator(atoms, 200e3, 22.0, DETECTORS[detector], FastThermal(2), plan, tilt=tilt)
+    spectrum = np.asarray(operator_spectrum(operator, probe, size)[0])
+    k = np.fft.fftfreq(size, 1 / size)
+    to_b = np.exp(2j * np.pi * (k[:, None] + k[None]) * 0.25)
+    blur = np.exp(-2 * np.pi**2 * SOURCE**2 * (k[:, None] ** 2 + k[None] ** 2) / 8.0**2)
+    return np.fft.ifft2(spectrum * to_b * blur).real * size**2
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("tilt", [(0.0, 0.0), (-3.13, 0.0)])
+def test_a_displaced_cell_is_its_clean_image_and_its_response(response, detector, tilt):
+    """Through symmetry, neighbours that move as well, optics and exit planes. At a displacement that the polynomial was
+    fitted at: columns that do not vibrate are too sharp for one of degree 4 in between."""
+    tilt = tuple(response.tilt[np.argmin(np.linalg.norm(response.tilt - tilt, axis=1))])
+    probe = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0}, edge=3.0)
+    moved = np.zeros((2, 2, 3))
+    moved[0, 0, :2] = 0.0, -REACH
+    grid = np.arange(32) * 8.0 / 32
+    at = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    waves = waves_of(response, detector, probe, 12.0, tilt)
+    mode = [t[0] == "mode" for t in response.term]
+    power = [(moved[0, 0, 0] / REACH) ** x * (moved[0, 0, 1] / REACH) ** y for _, x, y in response.term]
+    source = (SOURCE**2, SOURCE**2, 0.0)
+    clean = np.asarray(image_of(waves, np.eye(len(mode))[0], at, source)).reshape(32, 32)
+    found = np.asarray(image_of(waves, np.where(mode, power, 0.0), at, source)).reshape(32, 32)
+    before = direct(detector, probe, 12.0, tilt, np.zeros((2, 2, 3)))
+    expected = direct(detector, probe, 12.0, tilt, moved) - before
+    assert np.linalg.norm(clean - before) < 0.01 * np.linalg.norm(before - before.mean())
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=1e-2)
+
+
+def test_a_column_by_itself_moves_its_own_image(response):
+    """A of the first cell along x: the response lies about its place and is odd in x for an upright crystal."""
+    waves = waves_of(response, "haadf", Probe(200e3, 20.0, edge=3.0), 12.0, (0.0, 0.0))
+    coefficient = np.array([t == ("0:A", 1, 0) for t in response.term], float)
+    offset = np.arange(-1.5, 1.6, 0.25)
+    at = np.stack([-2.0 + offset, np.full(len(offset), -2.0)], -1)
+    line = np.asarray(image_of(waves, coefficient, at))
+    np.testing.assert_allclose(line, -line[::-1], atol=0.02 * np.abs(line).max())
+    assert line[offset > 0].sum() > 0  # moved to the right: brighter on the right
+    elsewhere = np.asarray(image_of(waves, coefficient, at + np.array([4.0, 0.0])))
+    assert np.abs(elsewhere).max() < 0.2 * np.abs(line).max()
+
+
+def test_configurations_are_pairs():
+    with pytest.raises(InputError, match="configurations: are antithetic pairs"):
+        cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, configurations=3)
