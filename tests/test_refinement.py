@@ -13,7 +13,7 @@ from ferrojax.optics import Probe
 from ferrojax.refinement import cell_response
 from ferrojax.refinement.response import REACH
 from ferrojax.refinement.scene import image_of, tilt_weights, waves_of
-from ferrojax.refinement.symmetry import plane_operations
+from ferrojax.refinement.symmetry import beam_pairs, plane_operations
 
 DETECTORS = {"haadf": AnnularDetector(60, np.inf), "abf": AnnularDetector(11, 21)}
 PLANES = [4.0, 8.0, 12.0, 16.0]
@@ -132,6 +132,30 @@ def test_a_column_by_itself_moves_its_own_image(response):
     assert line[offset > 0].sum() > 0  # moved to the right: brighter on the right
     elsewhere = np.asarray(image_of(waves, coefficient, at + np.array([4.0, 0.0])))
     assert np.abs(elsewhere).max() < 0.2 * np.abs(line).max()
+
+
+@pytest.mark.parametrize(
+    ("probe", "thickness", "tilt", "match"),
+    [
+        (Probe(300e3, 20.0), 12.0, (0.0, 0.0), "probe: the operator is of 200000 eV"),
+        (Probe(200e3, 23.0), 12.0, (0.0, 0.0), "probe: is wider than the operator's beams, 22 mrad"),
+        (Probe(200e3, 20.0), 20.0, (0.0, 0.0), "thickness: lies outside"),
+        (Probe(200e3, 20.0), 12.0, (4.0, -4.0), "tilt: lies outside the tilts that were simulated, up to 3.1 mrad"),
+    ],
+)
+def test_what_was_not_simulated_is_refused(response, probe, thickness, tilt, match):
+    with pytest.raises(InputError, match=match):
+        waves_of(response, "abf", probe, thickness, tilt)
+
+
+def test_a_single_tilt_has_all_the_weight():
+    assert np.asarray(tilt_weights(np.zeros((1, 2)), (0.0, 0.0))) == pytest.approx([1.0])
+
+
+def test_pairs_of_beams_reach_equally_far_along_both_sides_of_a_box():
+    beam = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7)), -1).reshape(-1, 2)
+    q = beam_pairs(beam, np.array([8.0, 4.0]), 1.0).q
+    assert tuple(np.abs(q).max(0)) == (8, 4)
 
 
 def test_configurations_are_pairs():

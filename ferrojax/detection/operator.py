@@ -157,17 +157,22 @@ def operator_spectrum(operator: DetectorOperator, probe: Probe, size: int) -> Co
     Errors: InputError for a probe of another energy or wider than the operator's beams, and for a source size or focal
     spread, which are averages over such images.
     """
-    if probe.energy != operator.energy:
-        raise InputError("probe", f"{probe.energy:g} eV", f"the operator is of {operator.energy:g} eV", "make it anew")
-    known = [v for v in (probe.semiangle,) if not is_traced(v)]
-    if any(float(v) + probe.edge / 2 > operator.max_semiangle * (1 + 1e-6) for v in known):
-        problem = f"is wider than the operator's beams, {operator.max_semiangle:g} mrad"
-        raise InputError("probe", f"{float(known[0]):g} mrad", problem, "give a larger max_semiangle to the operator")
+    check_probe(probe, operator.energy, operator.max_semiangle)
     for name in ("source_size", "focal_spread"):
         value = getattr(probe, name)
         if not is_traced(value) and np.asarray(value).any():
             raise InputError(name, value, "is not part of one image", "average images over it, or blur them")
     return _spectrum(operator, probe, size)
+
+
+def check_probe(probe: Probe, energy: float, max_semiangle: float) -> None:
+    """Refuse a probe of another energy than operators were made for, or wider than their beams."""
+    if probe.energy != energy:
+        raise InputError("probe", f"{probe.energy:g} eV", f"the operator is of {energy:g} eV", "make it anew")
+    known = [v for v in (probe.semiangle,) if not is_traced(v)]
+    if any(float(v) + probe.edge / 2 > max_semiangle * (1 + 1e-6) for v in known):
+        problem = f"is wider than the operator's beams, {max_semiangle:g} mrad"
+        raise InputError("probe", f"{float(known[0]):g} mrad", problem, "give a larger max_semiangle to the operator")
 
 
 @eqx.filter_jit

@@ -3,7 +3,8 @@
 To tilt a specimen is to tilt illumination and detector together the other way (but for foreshortening, 1e-5). The plane
 waves inside a tilted aperture are plane waves of a wider one, shifted by whole steps of the box's reciprocal lattice:
 H^τ_ab = ⟨ψ_(a+m)|D(k − m)|ψ_(b+m)⟩ for the tilt τ = λ(m + o)/L, with o the offset of the waves' frequencies. Exit waves
-of one aperture of max_semiangle + max_tilt therefore hold the operators of every tilt of that lattice.
+of one aperture of max_semiangle + max_tilt therefore hold the operators of every tilt of that lattice. Only the band
+limit of the waves does not turn with the beam: 1 % of an unbounded ring's operator at 6 mrad, 6e-4 of a bright field's.
 """
 
 from collections.abc import Mapping

@@ -40,6 +40,8 @@ LINEAR = ((1, 0), (0, 1))
 MODE = "mode"
 MODE_SPECIMENS, TRIED = 5, 100
 """Boxes displaced along the mode, and random choices of their displacements, of which the best is taken."""
+SQUARE = 8
+"""Operations of a square, for which MODE_SPECIMENS are enough."""
 PARITIES = ((0, 0), (1, 0), (0, 1), (1, 1))
 """Of q, which decide the signs with which the cells of the box add up."""
 
@@ -182,9 +184,10 @@ def _mode_specimens(crystal: Crystal, operations: list, b_site: np.ndarray) -> l
     cells = [(x, y) for y in range(CELLS) for x in range(CELLS)]
     term = [t for t in _terms(crystal) if t[0] == MODE]
     rng = np.random.default_rng(0)
+    count = MODE_SPECIMENS * SQUARE // len(operations)  # what symmetry does not make has to be simulated
     best, least = None, np.inf
     for _ in range(TRIED):
-        drawn = rng.integers(len(points), size=(MODE_SPECIMENS, len(cells)))
+        drawn = rng.integers(len(points), size=(count, len(cells)))
         some = [tuple(_moved_by(MODE, c, points[i]) for c, i in zip(cells, row, strict=True)) for row in drawn]
         images = [_image(crystal, s, g, b_site) for s in some for g in operations]
         size = 0.0
@@ -255,7 +258,7 @@ class _Table(NamedTuple):
     def of(crystal, shape: TiltedOperators, operations, b_site, term, specimens) -> "_Table":
         cell = np.diag(np.asarray(crystal.cell, float))[:2]
         beam, node = np.array(shape.beam), np.array(shape.node)
-        pairs = beam_pairs(beam, FINEST * CELLS * cell[0])
+        pairs = beam_pairs(beam, CELLS * cell, FINEST)
         place = {tuple(n): i for i, n in enumerate(node.tolist())}
         turns = []
         for g in operations:

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
 from ferrojax.detection import at_thickness
+from ferrojax.detection.operator import check_probe
+from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.optics import Probe, probe_spectrum
 from ferrojax.products import EXACT
@@ -31,7 +33,11 @@ def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, til
     """Every term at one thickness (Å), tilt (mrad, (x, y)) and probe (its source size is not applied here).
 
     Differentiable in all three (semi-angle: with a soft edge).
+    Errors: InputError for a probe of another energy or wider than the response's beams, and for a thickness or a tilt
+    outside what was simulated (where they are not traced).
     """
+    check_probe(probe, response.energy, response.max_semiangle)
+    _check_tilt(response.tilt, tilt)
     unique, place = np.unique(response.q, axis=0, return_inverse=True)
     size = 2 * int(np.abs(response.beam).max()) + 2
     grid = Grid((size, size), (response.box[1] / size, response.box[0] / size))
@@ -45,11 +51,28 @@ def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, til
     return Waves(value, unique, response.box)
 
 
+def _step(nodes: np.ndarray) -> float:
+    """mrad between neighbouring nodes; infinite for a single one."""
+    apart = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
+    return float(apart[apart > 0].min(initial=np.inf))
+
+
+def _check_tilt(nodes: np.ndarray, tilt) -> None:
+    """Between nodes, or within half a step of one."""
+    if is_traced(tilt):
+        return
+    x, y = (float(v) for v in np.asarray(tilt, float))
+    farthest = np.linalg.norm(nodes, axis=1).max()
+    beyond = np.hypot(x, y) - farthest if len(nodes) > 1 else np.hypot(x, y)
+    if beyond > (_step(nodes) / 2 if len(nodes) > 1 else 0.0):
+        problem = f"lies outside the tilts that were simulated, up to {farthest:.1f} mrad"
+        raise InputError("tilt", f"({x:g}, {y:g}) mrad", problem, "make the response with a larger max_tilt")
+
+
 def tilt_weights(nodes: Float[np.ndarray, "nodes 2"], tilt) -> Float[Array, " nodes"]:
     """Weights of the nodes at one tilt: a Gaussian process through them (radial basis functions)."""
     apart = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
-    step = apart[apart > 0].min()
-    scale = 1 / (2 * (LENGTH * step) ** 2)
+    scale = 1 / (2 * (LENGTH * _step(nodes)) ** 2)
     inverse = np.linalg.inv(np.exp(-(apart**2) * scale) + NUGGET * np.eye(len(nodes)))
     near = jnp.exp(-((jnp.asarray(tilt) - nodes) ** 2).sum(-1) * scale)
     weight = near @ jnp.asarray(inverse, near.dtype)

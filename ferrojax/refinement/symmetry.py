@@ -57,12 +57,12 @@ class Pairs(NamedTuple):
     q: Int[np.ndarray, "n 2"]
 
 
-def beam_pairs(beam: Int[np.ndarray, "b 2"], farthest: float) -> Pairs:
-    """All pairs with |q| up to `farthest` steps; the other half of the plane is their complex conjugate."""
+def beam_pairs(beam: Int[np.ndarray, "b 2"], box: Float[np.ndarray, "2"], farthest: float) -> Pairs:
+    """All pairs with |q| up to `farthest` (1/Å) in a box of Å (x, y); the other half is their complex conjugate."""
     first, second = (i.ravel() for i in np.meshgrid(np.arange(len(beam)), np.arange(len(beam)), indexing="ij"))
     q = beam[first] - beam[second]
     half = (q[:, 1] > 0) | ((q[:, 1] == 0) & (q[:, 0] >= 0))
-    kept = half & (np.hypot(*q.T) <= farthest + 1e-9)
+    kept = half & (np.hypot(*(q / box).T) <= farthest + 1e-9)
     return Pairs(first[kept], second[kept], q[kept])
 
 
