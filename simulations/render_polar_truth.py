@@ -1,6 +1,6 @@
 """Render the sets of polar_truth.yaml: explicit phonons, HAADF and ABF from one propagation, whole periodic boxes.
 
-usage: python simulations/render_polar_truth.py render FOLDER [SET ...]   (about 25 minutes a box on one core)
+usage: python simulations/render_polar_truth.py render FOLDER [SET ...]   (about 35 minutes a box on one core)
        python simulations/render_polar_truth.py pack FOLDER OUT [SET ...] (OUT/SET.npz of the boxes that are whole)
        python simulations/render_polar_truth.py check FOLDER SET          (one configuration beside abTEM's)
 FOLDER holds one file a box, written again after every pair of configurations: the same command goes on where it was
@@ -143,15 +143,18 @@ def check(plan: dict, name: str) -> None:
 def main(task: str, folder: Path, rest: list[str]) -> None:
     plan = yaml.safe_load(PLAN.read_text())
     out = Path(rest.pop(0)) if task == "pack" else None
-    for name in rest or plan["sets"]:
-        if task == "check":
+    names = rest or list(plan["sets"])
+    if task == "check":
+        for name in names:
             check(plan, name)
-        elif out is not None:
+    elif out is not None:
+        for name in names:
             pack(plan, name, folder, out)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            for box in range(len(plan["sets"][name]["mean_pm"])):
-                render_box(plan, name, box, folder / f"{name}_{box}.npz")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        boxes = [(box, name) for name in names for box in range(len(plan["sets"][name]["mean_pm"]))]
+        for box, name in sorted(boxes, key=lambda each: each[0]):  # every set has a box before any has two
+            render_box(plan, name, box, folder / f"{name}_{box}.npz")
 
 
 if __name__ == "__main__":
