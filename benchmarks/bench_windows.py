@@ -1,9 +1,12 @@
 """Windows: what they cost in accuracy, and how time and memory grow with the field.
 
-usage: python benchmarks/bench_windows.py [OUT_FOLDER]     (17 minutes on a quiet machine, over an hour on a busy one)
+usage: python benchmarks/bench_windows.py [OUT_FOLDER]            (17 minutes on a quiet machine, over an hour else)
+       python benchmarks/bench_windows.py batches [OUT_FOLDER]    (5 minutes)
 accuracy: PbTiO3 with random polar displacements, 20 nm, 36 probes; windows of 10 to 24 Å against the whole box of
 12 × 12 cells (47.6 Å), the mean of two whose frequencies are offset by a quarter of a step; the plain box beside them.
 field: 6 × 6 and 24 × 24 cells, 40 Å thick, in fresh processes (compiled once before); peak memory of each.
+batches: half the probes of the 6 × 6 field, in batches as they come and as large as before they had to stay in a
+core's cache (9 waves), on one device and on one a core; fresh processes, twice in turn.
 """
 
 import json
@@ -15,6 +18,7 @@ from time import perf_counter
 import numpy as np
 from common import RESULTS, write_result
 
+from ferrojax import use_all_cores
 from ferrojax.crystal import displaced_supercell, material
 from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.grid import Grid
@@ -29,6 +33,8 @@ DETECTORS = {
     "bf": AnnularDetector(0, 10, edge=1.0),
 }
 SMALL, LARGE = 6, 24
+BEFORE = 9
+"""Waves of a batch of this field when batches filled 3 MiB."""
 
 
 def specimen(cells: int, depth: int):
@@ -69,15 +75,43 @@ def compared(values: dict, reference: dict) -> dict:
     return row
 
 
-def field(cells: int) -> dict:
-    atoms = specimen(cells, 10)
-    scan = Scan.grid((0, 0), atoms.box[:2], (8 * cells, 8 * cells))
+def timed(atoms, scan, **how) -> list[float]:
+    """Seconds of the first call, compilation included, and of a second with other draws."""
     seconds = []
     for seed in (0, 1):
         start = perf_counter()
-        out = simulate(atoms, PROBE, scan, {"haadf": DETECTORS["haadf"]}, thermal=FastThermal(2, seed=seed))
+        out = simulate(atoms, PROBE, scan, {"haadf": DETECTORS["haadf"]}, thermal=FastThermal(2, seed=seed), **how)
         out["haadf"].data.block_until_ready()
         seconds.append(perf_counter() - start)
+    return seconds
+
+
+def half_field(batch: int | None, devices: int) -> dict:
+    use_all_cores(devices)
+    atoms = specimen(SMALL, 10)
+    scan = Scan.grid((0, 0), (atoms.box[0], atoms.box[1] / 2), (4 * SMALL, 8 * SMALL))
+    return {"again": timed(atoms, scan, batch=batch)[1]}
+
+
+def batches(folder) -> None:
+    rows = []
+    for _ in range(2):
+        for devices in (1, 2):
+            for batch in (None, BEFORE):
+                row = {"devices": devices, "batch": batch} | fresh("half", str(batch or 0), str(devices))
+                rows.append(row)
+                print(row, flush=True)
+    print(write_result("windows_batches", {"half_field": rows}, folder))
+
+
+def fresh(*task: str) -> dict:
+    done = subprocess.run([sys.executable, __file__, *task], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def field(cells: int) -> dict:
+    atoms = specimen(cells, 10)
+    seconds = timed(atoms, Scan.grid((0, 0), atoms.box[:2], (8 * cells, 8 * cells)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"cells": cells, "positions": 64 * cells**2, "first": seconds[0], "again": seconds[1], "peak_GiB": peak}
 
@@ -85,10 +119,7 @@ def field(cells: int) -> dict:
 def main(folder) -> None:
     rows = {}
     for cells in (SMALL, LARGE):
-        done = subprocess.run(
-            [sys.executable, __file__, "field", str(cells)], capture_output=True, text=True, check=True
-        )
-        rows[cells] = json.loads(done.stdout.splitlines()[-1])
+        rows[cells] = fresh("field", str(cells))
         print(rows[cells], flush=True)
     ratio = {k: rows[LARGE][k] / rows[SMALL][k] for k in ("again", "peak_GiB")}
     print(write_result("windows", {"field": rows, "sixteen_times_the_field": ratio, "accuracy": accuracy()}, folder))
@@ -97,5 +128,9 @@ def main(folder) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 2 and sys.argv[1] == "field":
         print(json.dumps(field(int(sys.argv[2]))))
+    elif len(sys.argv) > 3 and sys.argv[1] == "half":
+        print(json.dumps(half_field(int(sys.argv[2]) or None, int(sys.argv[3]))))
+    elif len(sys.argv) > 1 and sys.argv[1] == "batches":
+        batches(sys.argv[2] if len(sys.argv) > 2 else RESULTS)
     else:
         main(sys.argv[1] if len(sys.argv) > 1 else RESULTS)

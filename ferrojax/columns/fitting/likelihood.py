@@ -118,6 +118,8 @@ def maximum_likelihood(
         None if core is None else jnp.asarray(core, data.dtype),
         jnp.asarray(shapes.trusted),
     )
+    if halo:  # from the first round on, so that the programs of a round are compiled once
+        model = eqx.tree_at(lambda m: m.halo, model, jnp.zeros(len(start.position), data.dtype), is_leaf=_is_none)
     weighing = _level_noise(0.1 * np.std(np.asarray(data)), data.dtype) if noise is None else noise
     p, damping = start, jnp.asarray(_DAMPING[0], data.dtype)
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
@@ -143,6 +145,10 @@ def maximum_likelihood(
             break
     ground, variance, covariance, left = _finished(model, p, (image, at.seen), at.normal, (used, weighing))
     return Fit(p, image, ground, variance, at.seen, left, covariance, weighing)
+
+
+def _is_none(leaf) -> bool:
+    return leaf is None
 
 
 def _level_noise(sd, dtype) -> FittedNoise:
@@ -191,10 +197,9 @@ def _adopted(p: Parameters, shapes: ShapePrior, rows: Bool[np.ndarray, " n"]) ->
 
 def _with_halo(model: ImageModel, scene: _Scene, p: Parameters, image, noise: Noise, prior):
     """Model, parameters and image one Gauss–Newton step on in the halo that all columns share, and that step."""
-    before = jnp.asarray(np.zeros(len(p.position)) if model.halo is None else model.halo, p.position.dtype)
-    model = eqx.tree_at(lambda m: m.halo, model, before, is_leaf=lambda x: x is None)
-    halo, p, image = _halo_step(model, before, scene, p, image, noise, prior)
-    return eqx.tree_at(lambda m: m.halo, model, halo), p, image, halo[0] - before[0]
+    assert model.halo is not None
+    halo, p, image = _halo_step(model, model.halo, scene, p, image, noise, prior)
+    return eqx.tree_at(lambda m: m.halo, model, halo), p, image, halo[0] - model.halo[0]
 
 
 @eqx.filter_jit
