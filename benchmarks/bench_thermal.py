@@ -105,7 +105,7 @@ def compare(atoms: Atoms, cell: float, configurations: int, choices: dict[str, d
     scan = Scan.grid((0, 0), (cell, cell), (4, 4))
 
     def run(thermal, options):
-        return simulate(atoms, PROBE, scan, DETECTORS, thermal=thermal, thicknesses=depths, **options)
+        return simulate(atoms, PROBE, scan, DETECTORS, thermal=thermal, thicknesses=depths, window=None, **options)
 
     reference = run(FrozenPhonons(configurations), REFERENCE)
     rows = {}
@@ -163,9 +163,8 @@ def reference() -> None:
         ("renormalised", 0.045),
     ):
         start = time.time()
-        out = simulate(
-            atoms, PROBE, scan, DETECTORS, thermal=thermal, thicknesses=depths, sampling=sampling, transmission=kind
-        )
+        how = {"sampling": sampling, "transmission": kind, "window": None}
+        out = simulate(atoms, PROBE, scan, DETECTORS, thermal=thermal, thicknesses=depths, **how)
         runs[f"{kind} {sampling}"] = {d: np.asarray(out[d].data) for d in DETECTORS} | {"seconds": time.time() - start}
     first = runs["conventional 0.0062"]
     table = {

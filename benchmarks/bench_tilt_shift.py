@@ -62,11 +62,8 @@ def main(configurations: int, energy: float) -> None:
     for name, (model, options) in models.items():
         start, rows = time.time(), []
         for c in range(configurations):
-            thermal = model(1, seed=c, antithetic=False)
-            runs = [
-                simulate(atoms, probe, scan, DETECTOR, thermal=thermal, tilt=(t, 0.0), thicknesses=depths, **options)
-                for t in TILTS
-            ]
+            how = {"thermal": model(1, seed=c, antithetic=False), "thicknesses": depths, "window": None, **options}
+            runs = [simulate(atoms, probe, scan, DETECTOR, tilt=(t, 0.0), **how) for t in TILTS]
             rows.append([[shift(np.asarray(d, float), cell) for d in r["haadf"].data] for r in runs])
             print(name, c, np.round(rows[-1], 2).tolist(), f"{time.time() - start:.0f} s", flush=True)
         shifts[name], seconds[name] = np.array(rows), time.time() - start  # configurations, tilts, depths
