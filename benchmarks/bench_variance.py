@@ -19,7 +19,6 @@ from scipy.stats import qmc
 
 from ferrojax.crystal import Atoms, displaced_supercell, material
 from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
-from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, FrozenPhonons, displaced_positions, plan_slices, standard_error
 from ferrojax.optics import Probe
 
@@ -100,13 +99,13 @@ def main(repeats: int) -> None:
     atoms = displaced_supercell(material("PbTiO3"), field, CELLS)
     cell = atoms.box[0] / 2
     depths = [cell * CELLS / 2, cell * CELLS]
-    plan, grid = plan_slices(atoms, cell + 1e-3, depths), Grid.for_box(*atoms.box[:2], 0.1)
+    plan = plan_slices(atoms, cell + 1e-3, depths)
     still = Atoms(atoms.position, atoms.number, atoms.box)
 
     def image(position: np.ndarray) -> np.ndarray:
         moved = eqx.tree_at(lambda a: a.position, still, jnp.asarray(position))
         one, detector = FastThermal(1, draws="independent"), AnnularDetector(60, np.inf)
-        operator = detector_operator(moved, 200e3, 21.4, detector, one, plan, tilt=(4.0, -2.0), grid=grid, batch=64)
+        operator = detector_operator(moved, 200e3, 21.4, detector, one, plan, tilt=(4.0, -2.0), batch=64)
         return np.fft.ifft2(np.asarray(operator_spectrum(operator, PROBE, SIZE))).real * SIZE**2
 
     figures: dict[str, dict] = {}

@@ -86,7 +86,7 @@ class DiffractionScan(eqx.Module):
         y, x = self.angle
         total = self.data.sum((-2, -1))
         moments = [(self.data.sum(-2) * x).sum(-1), (self.data.sum(-1) * y).sum(-1)]
-        return Image(jnp.stack(moments, -3) / total[..., None, :, :], self.sampling, None, self.name)
+        return Image(jnp.stack(moments, -3) / total[..., None, :, :], self.sampling, None, self.name, self.thickness)
 
 
 def _intensities(field: str, data: Any, axes: tuple[str, ...]) -> Array:

@@ -160,3 +160,38 @@ def test_exit_waves_take_halves_too():
     grid = Grid.for_box(4, 4, 0.06)
     one, two = (exit_wave(a, PlaneWave(200e3), grid) for a in (whole, split(whole)))
     np.testing.assert_allclose(one, two, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("species", "apart"),
+    [
+        ({82: 0.5, 83: 0.5}, (0, 0, 0)),
+        ({82: 0.5, 38: 0.5}, (0, 0, 0)),
+        ({82: 0.5, 38: 0.3, 20: 0.2}, (0, 0, 0)),
+        ({83: 0.8, 57: 0.2}, (0.01, 0, 0)),
+        ({82: 0.5, 83: 0.5}, (0, 0, 0.05)),
+    ],
+)
+def test_a_mixed_site_is_the_phase_of_its_mean_potential(species, apart):
+    """Against exp(iΣwφ) on a fine grid, as well as Pb alone, 1 %; cores cut off one by one made it 7 to 23 % too bright."""
+    mixed = column(species, cells=8)
+    first = np.tile(np.arange(len(species)) == 0, 8)
+    mixed = eqx.tree_at(lambda a: a.position, mixed, mixed.position + first[:, None] * np.array(apart))
+    found = signals(mixed, sampling=0.06)["haadf"]
+    exact = signals(mixed, sampling=0.02, transmission="conventional")["haadf"]
+    assert found[0, 0] == pytest.approx(exact[0, 0], rel=0.03)
+    np.testing.assert_allclose(
+        signals(mixed, sampling=0.06, plan=plan_slices(mixed, 2.0), slice_thickness=None)["haadf"], found, rtol=1e-4
+    )
+    wave = exit_wave(mixed, PlaneWave(200e3), Grid.for_box(4.0, 4.0, 0.06))
+    assert np.isfinite(np.asarray(wave)).all()
+
+
+def test_draws_do_not_blend():
+    """Configurations hold one species on a site, whatever plan is given."""
+    mixed = column({82: 0.5, 38: 0.5}, rms=0.05)
+    thermal = FrozenPhonons(2, seed=1)
+    drawn = signals(mixed, thermal)["haadf"]
+    plan = plan_slices(mixed, 2.0)
+    assert plan.elements == ("Sr", "Pb")
+    np.testing.assert_allclose(signals(mixed, thermal, plan=plan, slice_thickness=None)["haadf"], drawn, rtol=1e-5)

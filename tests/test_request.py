@@ -17,6 +17,7 @@ from ferrojax.detection import (
     Scan,
     at_thickness,
     detector_operator,
+    integrated_centre_of_mass,
     plan_simulation,
     simulate,
 )
@@ -227,3 +228,123 @@ def test_a_thermal_model_says_what_it_does_not_move(atoms):
     ask(still)
     # A model that only draws the composition has its use.
     ask(eqx.tree_at(lambda a: a.occupancy, still, jnp.full(len(titanium), 0.5)), thermal=FrozenPhonons(2))
+
+
+def test_a_probe_with_a_source_may_be_an_argument_of_jit(atoms):
+    """On a whole periodic box the source is convolved, whatever the semi-angle turns out to be up to 40 mrad."""
+    scan, blurred = Scan.grid((0, 0), atoms.box[:2], (6, 6)), Probe(200e3, 21.4, source_size=0.4)
+
+    def image(probe):
+        return simulate(atoms, probe, scan, RINGS, **COARSE)["adf"].data
+
+    expected = np.asarray(image(blurred))
+    sharp = np.asarray(image(PROBE))
+    assert np.ptp(expected) < 0.9 * np.ptp(sharp)
+    np.testing.assert_allclose(jax.jit(image)(blurred), expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
+    np.testing.assert_allclose(jax.jit(image)(PROBE), sharp, rtol=1e-3, atol=1e-3 * np.ptp(sharp))
+    with pytest.raises(Exception, match="semiangle: traced, with a source, it must be at most 40 mrad"):
+        jax.jit(image)(Probe(200e3, 45.0)).block_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "match"),
+    [
+        ("atoms", lambda a: eqx.tree_at(lambda x: x.occupancy, a, a.occupancy * 1.5), "occupancy: must lie between"),
+        ("atoms", lambda a: eqx.tree_at(lambda x: x.thermal_rms, a, a.thermal_rms - 1), "thermal_rms: must lie"),
+        ("atoms", lambda a: eqx.tree_at(lambda x: x.position, a, a.position + 4.0), "position: must be finite, and"),
+        ("atoms", lambda a: eqx.tree_at(lambda x: x.position, a, a.position * jnp.nan), "position: must be finite"),
+        ("scan", lambda s: eqx.tree_at(lambda x: x.start, s, s.start * jnp.nan), "scan: its corners must be finite"),
+        ("scan", lambda s: eqx.tree_at(lambda x: x.start, s, s.start + 1e7), "scan: its corners must be finite"),
+        ("probe", lambda p: eqx.tree_at(lambda x: x.defocus, p, p.defocus + 1e9), "defocus: must be finite and within"),
+        ("probe", lambda p: eqx.tree_at(lambda x: x.defocus, p, p.defocus * jnp.nan), "defocus: must be finite"),
+        ("probe", lambda p: eqx.tree_at(lambda x: x.semiangle, p, p.semiangle / 1e3), "semiangle: must lie between"),
+    ],
+)
+def test_what_is_traced_is_checked_as_the_program_runs(atoms, what, change, match):
+    """Values that come through JAX, as arguments of a fit do; untraced ones in a probe are refused at once."""
+    plan, given = plan_slices(atoms, 2.1), {"atoms": atoms, "probe": PROBE, "scan": SCAN}
+
+    def image(value):
+        g = given | {what: value}
+        thermal = FrozenPhonons(1)
+        return simulate(g["atoms"], g["probe"], g["scan"], RINGS, plan=plan, thermal=thermal, **COARSE)["abf"].data
+
+    with pytest.raises(Exception, match=match):
+        eqx.filter_jit(image)(change(given[what])).block_until_ready()
+    if what == "probe":
+        with pytest.raises(InputError, match=match.split(":")[0]):
+            image(change(PROBE))
+
+
+def test_a_ring_that_ends_close_to_the_band_limit_is_told_and_defaults_keep_away(atoms):
+    """Such a ring is 4 to 30 % low under explicit phonons (benchmarks/bench_explicit_rings.py)."""
+    ring, probe = {"adf": AnnularDetector(60, 90)}, Probe(300e3, 21.4)
+    with pytest.warns(UserWarning, match="ends close to the grid's band limit of 9. mrad, where waves fold over"):
+        plan_simulation(atoms, PROBE, SCAN, ring, sampling=0.1, window=None)
+    wide = {"haadf": AnnularDetector(60, 200)}
+    found = plan_simulation(atoms, probe, SCAN, wide, window=None)  # was refused: 0.045 Å reaches 164 mrad
+    assert 0.84 * 0.75 * found.grid.nyquist * probe.wavelength * 1e3 >= 200
+
+
+def test_what_is_derived_keeps_its_depths(atoms):
+    """Images of phase, of a camera's centre of mass, and patterns themselves: read where they were, not where asked."""
+    asked = [5.1, 7.2, 11.4, 15.3]
+    detectors = {"com": CentreOfMass(40), "camera": PixelatedDetector(40, step=8.0)}
+    out = simulate(atoms, PROBE, Scan.grid((0, 0), (4, 4), (4, 4)), detectors, thicknesses=asked, **COARSE)
+    phase = integrated_centre_of_mass(out["com"], PROBE.wavelength)
+    mean = out["camera"].centre_of_mass()
+    for found in (phase, mean, out["camera"]):
+        assert found.thickness == out["com"].thickness
+        middle = at_thickness(found, asked, 10.0)
+        assert middle.thickness == (10.0,)
+        np.testing.assert_allclose(middle.data, at_thickness(found.data, np.array(found.thickness), 10.0), rtol=1e-5)
+    wedge = np.full((4, 4), 10.0)
+    np.testing.assert_allclose(at_thickness(out["camera"], None, wedge).data, middle.data, rtol=1e-5)
+    with pytest.raises(InputError, match="thicknesses: are not near the depths that the stack was read at"):
+        at_thickness(phase, [20.0, 40.0, 60.0, 80.0], 30.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tilt": (np.nan, 0.0)}, "tilt: must be finite"),
+        ({"tilt": (500.0, 0.0)}, "tilt: must be at most 100"),
+        ({"tilt": 3.0}, "tilt: needs 2 numbers"),
+        ({"slice_thickness": "a"}, "slice_thickness: "),
+        ({"slice_thickness": 1e-4}, "slice_thickness: must be at least 0.05"),
+        ({"plan": "x"}, "plan: is no SlicePlan"),
+        ({"plan": True, "slice_thickness": 0.7}, "slice_thickness: is the plan's when one is given"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_exit_waves_say_what_they_need(atoms, change, match):
+    change = change | ({"plan": plan_slices(atoms)} if change.get("plan") is True else {})
+    with pytest.raises(InputError, match=match):
+        exit_wave(atoms, PlaneWave(200e3), Grid.for_box(*atoms.box[:2], 0.1), **change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("2",), "slice_thickness: "),
+        ((None,), "slice_thickness: "),
+        ((True,), "slice_thickness: "),
+        ((1e-5,), "slice_thickness: must be at least 0.05"),
+        ((2.0, 5.0), "thicknesses: must be a list of depths"),
+        ((2.0, [np.nan]), "thicknesses: must be positive and finite"),
+        ((2.0, ["a"]), "thicknesses: must be numbers"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_plans_say_what_they_need(atoms, arguments, match):
+    with pytest.raises(InputError, match=match):
+        plan_slices(atoms, *arguments)
+    with pytest.raises(InputError, match=r"atoms: is no ferrojax.Atoms"):
+        plan_slices(ase.Atoms("Pb"), 2.0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("devices", [2, ["cpu"], []])
+@pytest.mark.usefixtures("unchecked")
+def test_devices_are_those_of_jax(atoms, devices):
+    with pytest.raises(InputError, match="devices: is no list of JAX's devices"):
+        plan_simulation(atoms, PROBE, SCAN, RINGS, devices=devices, **COARSE)

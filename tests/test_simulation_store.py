@@ -89,6 +89,10 @@ def test_what_cannot_be_written_or_held_is_told_before_anything_is_computed(atom
         fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, DETECTORS, memory=-1, **ARGUMENTS)
     with pytest.raises(fj.InputError, match="samplng"):
         fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, DETECTORS, samplng=0.1)
+    for names in ({"written"}, {"haadf", "haadf_standard_error"}, {"a/b"}):
+        rings = {name: fj.AnnularDetector(40, 80) for name in names}
+        with pytest.raises(fj.InputError, match="detector: is no name for an array of the store"):
+            fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, rings, **ARGUMENTS)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 

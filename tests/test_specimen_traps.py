@@ -229,3 +229,18 @@ def test_draws_need_the_right_objects():
     refused(r"crystal: is no ferrojax\.Crystal", mixed_crystal, specimen(), {"Ti": {"Zr": 0.1}})
     traced = jax.jit(lambda p: fj.draw_occupancy(specimen(position=p), 0).position)
     refused("position: is being traced", traced, PLACE)
+
+
+def test_atoms_linked_by_others_share_a_site():
+    """Four thirds in a chain of 0.25 Å: drawn as one site, they would leave the last hardly there."""
+    with pytest.raises(fj.InputError, match=r"atoms 0 and 1, occupancies sum to 1.320"):
+        fj.Atoms([[2 + 0.25 * i, 2.0, 1.0] for i in range(4)], [82] * 4, (8, 8, 4), 0.05, [0.33] * 4)
+
+
+def test_displacements_in_pm_and_cells_in_pm_are_told():
+    with pytest.raises(fj.InputError, match=r"first: is larger than 1 Å, .*give Å: 15 pm is 0.15"):
+        fj.uniform_field((3, 3), (15.0, 0.0, 0.0))
+    with pytest.raises(fj.InputError, match=r"supercell: makes .* atoms"):
+        fj.oriented_supercell(fj.material("PbTiO3"), (0, 0, 1), thickness=1e9)
+    with pytest.raises(fj.InputError, match=r"sampling: must be positive"):
+        fj.wedge_thickness((4, 4), 100.0, 0.1, sampling=-1.0)

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm, t
 
 from ferrojax.crystal import Atoms, displaced_supercell, material
-from ferrojax.detection import AnnularDetector, Scan
+from ferrojax.detection import AnnularDetector, Scan, reading
 from ferrojax.detection import simulate as simulate_isolated
 from ferrojax.errors import InputError
 from ferrojax.multislice import (
@@ -63,6 +63,15 @@ def test_stratified_draws_take_every_interval_once():
     orders = interval.reshape(n, -1).T
     assert len({tuple(o) for o in orders}) > 500  # coordinates do not share an order
     assert abs(np.corrcoef(orders[:, 0], orders[:, 1])[0, 1] + 1 / (n - 1)) < 0.2  # of numbers drawn without return
+
+
+@pytest.mark.parametrize("draws", ["independent", "antithetic", "stratified"])
+def test_draws_are_the_same_in_double_precision(draws):
+    thermal = FrozenPhonons(4, seed=3, draws=draws)
+    single = drawn(at_rest(0.1, 20), thermal)
+    with jax.enable_x64(True):
+        double = drawn(at_rest(0.1, 20), thermal)
+    np.testing.assert_allclose(double, single, atol=1e-5)
 
 
 def test_antithetic_is_short_for_the_draws_and_seeds_repeat():
@@ -133,6 +142,24 @@ def test_return_rate_is_a_small_part_of_all_scattering_and_grows_with_density():
     half = Atoms(atoms.position, atoms.number, (*atoms.box[:2], 2 * atoms.box[2]))
     assert return_rate(half, 200e3, 113.0, 60.0, 170.0) == pytest.approx(rate / 2, rel=1e-3)
     assert 0 < return_rate(atoms, 200e3, 113.0, 60.0, np.inf) < rate / 5  # an unbounded ring loses only inwards
+
+
+def test_what_leaves_an_unbounded_ring_inwards_is_taken_out(monkeypatch):
+    """Of the norm that left the band limit, a part in proportion to the rate and to the path travelled since."""
+    atoms, scan, ring = polar(cells=10), Scan.grid((0, 0), (4, 4), (2, 2)), {"haadf": AnnularDetector(60, np.inf)}
+
+    def signal(rate: float) -> np.ndarray:
+        asked: list[tuple] = []
+        monkeypatch.setattr(reading, "return_rate", lambda *how: asked.append(how) or rate)
+        image = simulate(atoms, PROBE, scan, ring, thermal=FastThermal(2, seed=0))["haadf"].data
+        assert asked[0][3:] == (60.0, np.inf)
+        return np.asarray(image)
+
+    whole, some = signal(0.0), signal(1e-3)
+    taken = (whole - some) / whole
+    path = taken / (1e-3 * atoms.box[2])  # travelled since the loss, as part of the depth
+    assert (path > 0.1).all()
+    assert (path < 0.5).all()
 
 
 def test_fast_thermal_does_not_feel_the_grid():

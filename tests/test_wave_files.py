@@ -35,7 +35,7 @@ def test_the_exit_wave_of_a_crystal_is_kept(tmp_path):
         ("wave: is no complex array of the grid's .6, 4.", {"wave": np.ones((6, 4), np.float32)}),
         ("wave: is no complex array", {"wave": WAVE[:, :5]}),
         ("wave: must be finite", {"wave": WAVE * np.nan}),
-        ("energy: must be positive", {"energy": 0.0}),
+        ("energy: must be at least 10000", {"energy": 200.0}),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

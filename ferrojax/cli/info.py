@@ -29,9 +29,8 @@ def used(kinds: "Mapping[str, int]") -> list[str]:
     lines = [f"{number} device{'s' if number > 1 else ''}: {kind}" for kind, number in kinds.items()]
     cpus = sum(number for kind, number in kinds.items() if kind.startswith("cpu"))
     if cpus:
-        lines.append(
-            f"cores: {cpus} of {available_cores()} seen by JAX; fj.use_all_cores() shares fj.simulate over all"
-        )
+        share = "`ferrojax simulate` shares its work over all; in Python fj.use_all_cores() does, called first"
+        lines.append(f"cores: {cpus} of {available_cores()} seen by JAX; {share}")
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder:
         lines.append(f"compiled programs: {kept_bytes(Path(folder)) / 1e6:.1f} MB in {folder}")

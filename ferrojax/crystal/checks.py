@@ -157,17 +157,18 @@ def shared_sites(position, box: tuple[float, float, float], reach: float = OVERL
 
 
 def check_overlap(position, occupancy, box: tuple[float, float, float]) -> None:
-    """No atom whose occupancy, with those of the atoms within 0.3 Å of it, sums to more than 1."""
+    """No site with occupancies above 1 in all; atoms within 0.3 Å of each other, or linked by others, share one."""
     if is_traced(position) or is_traced(occupancy):
         return
-    pairs, share = close_pairs(position, box), np.asarray(occupancy, float)
-    if len(pairs) == 0:
+    share = np.asarray(occupancy, float)
+    there = np.flatnonzero(share > 0)  # an atom that is not there is in nobody's way
+    site = shared_sites(np.asarray(position, float)[there], box) if len(there) else None
+    if site is None:
         return
-    around = share + np.bincount(pairs.ravel(), share[pairs[:, ::-1]].ravel(), minlength=len(share))
-    around[share == 0] = 0  # an atom that is not there is in nobody's way
+    around = np.bincount(site, share[there], minlength=len(there))
     worst = int(around.argmax())
     if around[worst] > 1 + 1e-4:
-        first, second = pairs[(pairs == worst).any(1)][0]
+        first, second = there[np.flatnonzero(site == worst)[:2]]
         raise InputError(
             "position",
             f"atoms {first} and {second}, occupancies sum to {around[worst]:.3f}",

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ferrojax.checks import check_array, generator, positive, real_number, whole_number, whole_pair
+from ferrojax.crystal.checks import LARGEST_SHIFT
 from ferrojax.errors import InputError
 
 Field = Float[np.ndarray, "ny nx 3"]
@@ -158,6 +159,10 @@ def _mixed(shape, first, second, weight: np.ndarray) -> Field:
     ny, nx = whole_pair("shape", shape, "give (ny, nx) cells")
     for name, value in (("first", first), ("second", second)):
         check_array(name, value, [(3,), (ny, nx, 3)], "give (x, y, z) in Å, or a field of this shape")
+        largest = float(np.abs(np.asarray(value, float)).max())
+        if largest > LARGEST_SHIFT:
+            problem = f"is larger than {LARGEST_SHIFT:g} Å, as no displacement of a ferroelectric is: it looks like pm"
+            raise InputError(name, largest, problem, "give Å: 15 pm is 0.15")
     one, other = np.asarray(first, float), np.asarray(second, float)
     return one + weight[..., None] * (other - one)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ferrojax.checks import check_array, generator, positive, real_number, whole_pair
+from ferrojax.checks import check_array, check_numbers, generator, positive, real_number, whole_pair
 from ferrojax.crystal.atoms import Atoms, check_specimen
 from ferrojax.crystal.elements import atomic_number
 from ferrojax.errors import InputError
@@ -113,7 +113,9 @@ def wedge_thickness(shape, mean, slope, *, angle=0.0, sampling: Any = 1.0) -> Fl
     Errors: InputError where the wedge ends inside the scan.
     """
     rows, cols = whole_pair("shape", shape, "give (rows, cols)")
-    check_array("sampling", sampling, [(), (2,)], "give Å per pixel, one value or (y, x)")
+    remedy = "give Å per pixel, one value or (y, x)"
+    check_array("sampling", sampling, [(), (2,)], remedy)
+    check_numbers("sampling", sampling, remedy, unit="Å per pixel", shape=np.shape(sampling), above=0.0)
     step_y, step_x = np.broadcast_to(np.asarray(sampling, float), (2,))
     turned = np.radians(real_number("angle", angle, "give degrees from +x towards +y"))
     y, x = np.mgrid[:rows, :cols].astype(float)

@@ -19,6 +19,8 @@ MOST_STRAIN = 0.2
 """Above this a box is another crystal."""
 ROUNDING = 1e-6
 """Strain that the rounding of structure files and of float32 makes."""
+MOST_ATOMS = 5e7
+"""Of a box; more fit into no memory that a simulation would leave."""
 
 
 class OrientedSupercell(eqx.Module):
@@ -86,6 +88,10 @@ def oriented_supercell(
     edges = _box(primitive, basis, beam, wanted, max_strain=max_strain, max_edge=max_edge)
     lengths = np.linalg.norm(edges @ primitive, axis=1)
     counts = _repeats(lengths, size, thickness, repeats)
+    total = float(np.prod(counts, dtype=float)) * len(keep) * abs(np.linalg.det(edges))
+    if total > MOST_ATOMS:
+        problem = f"makes {total:.2g} atoms, more than {MOST_ATOMS:.0e}"
+        raise InputError("supercell", f"{counts} repeats", problem, "give size and thickness in Å: 20 nm is 200")
     rotation, strain = _polar(edges @ primitive, lengths)
     atoms = _fill(source, keep, to_primitive, edges).repeated(*counts)
     return OrientedSupercell(atoms, strain, rotation, edges @ basis, zone=beam_index, repeats=counts)

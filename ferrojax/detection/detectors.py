@@ -15,6 +15,8 @@ from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.image import DiffractionScan, Image
 
+MOST_PIXELS = 16384
+"""Along a side of a camera."""
 LEAST_OUTER, WIDEST = 0.5, 1500.0
 """mrad; a detector that ends below the first is given in rad, and the second is nearly a right angle."""
 
@@ -249,6 +251,9 @@ class PixelatedDetector(Detector):
         check_numbers("detector step", step, remedy, unit="mrad", **limits)
         y, x = (float(s) for s in np.broadcast_to(given, 2))
         rows, cols = (2 * int((max_angle / s - 0.5) * (1 + 1e-9)) + 1 for s in (y, x))
+        if max(rows, cols) > MOST_PIXELS:
+            problem = f"makes a camera of {max(rows, cols)} pixels a side, more than {MOST_PIXELS}"
+            raise InputError("detector step", step, problem, remedy)
         self.shape, self.step = (rows, cols), (y, x)
 
     @property

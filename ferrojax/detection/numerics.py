@@ -8,6 +8,7 @@ from ferrojax.checks import real_number, whole_number
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice.scattering import PARAMETRIZATIONS
+from ferrojax.multislice.slices import slice_step
 from ferrojax.multislice.transmission import TRANSMISSIONS
 
 Route = Literal["auto", "probes", "matrix"]
@@ -57,8 +58,7 @@ class Numerics(eqx.Module):
             give = "give a ceiling in Å per pixel such as 0.05, or a Grid"
             real_number("sampling", self.sampling, give, unit="Å", above=0.0, low=0.001, high=1.0)
         if self.slice_thickness is not None:
-            give = "give a ceiling in Å such as 2.0"
-            real_number("slice_thickness", self.slice_thickness, give, unit="Å", above=0.0, low=0.05, high=100.0)
+            slice_step(self.slice_thickness)
         if self.window is not None and self.window != "auto":
             give = 'give Å such as 20.0, "auto" or None'
             real_number("window", self.window, give, unit="Å", above=0.0, low=0.5, high=1e4)

@@ -25,11 +25,11 @@ from ferrojax.multislice import (
     ThermalModel,
     configuration,
     configurations,
-    draws_composition,
-    is_partial,
     propagator,
     slab,
     slice_tables,
+    weighs,
+    weighted_plan,
 )
 from ferrojax.optics import Probe, probe_spectrum
 from ferrojax.products import EXACT
@@ -72,11 +72,13 @@ def detector_operator(
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
     grid.check_spans(*atoms.box[:2])
     plan.check_specimen(atoms)
+    plan = weighted_plan(plan, atoms, thermal)
     illumination = Probe(energy, max_semiangle)
     reach = FRACTION * grid.nyquist * illumination.wavelength * 1e3
     check_band(detector, reach)
+    check_beams(max_semiangle, reach)
     limit = grid.band_limit(FRACTION, 0.0)
-    partial = is_partial(atoms) and not draws_composition(atoms, thermal)
+    partial = weighs(plan, atoms, thermal)
     tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
     kernel = propagator(grid, energy, plan.slice_thickness, jnp.asarray(tilt, tables.carried.dtype), limit)
     seen = detection_grid(grid, FRACTION)
@@ -105,6 +107,13 @@ def check_band(detector: AnnularDetector, reach: float) -> None:
     span = f"{detector.inner:g}–{detector.outer:g} mrad"
     problem = f"neither ends within the band limit of {reach:.0f} mrad nor is unbounded from well within it"
     raise InputError("detector", span, problem, "use outer=inf, or a finer grid")
+
+
+def check_beams(max_semiangle: float, reach: float, max_tilt: float = 0.0) -> None:
+    """Every beam, tilted too, lies within the band limit (all mrad)."""
+    if max_semiangle + max_tilt > reach:
+        problem = f"with {max_tilt:g} mrad of tilt reaches beyond the band limit of {reach:.0f} mrad"
+        raise InputError("max_semiangle", f"{max_semiangle:g} mrad", problem, "make it smaller, or give a finer grid")
 
 
 def lanes_of(runs: int) -> int:

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
+from scipy.special import ndtr
 
-from ferrojax.checks import check_numbers, positive
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import PixelatedDetector
@@ -39,6 +39,7 @@ from ferrojax.multislice import (
     slab,
     slice_tables,
 )
+from ferrojax.multislice.given import check_tilt, guarded_atoms, guarded_tilt
 from ferrojax.multislice.transmission import slice_transmission
 from ferrojax.optics import Probe
 from ferrojax.products import EXACT
@@ -76,37 +77,41 @@ def simulate_pacbed(
     (1, 1, ky, kx), as fractions of the beam per pixel. Differentiable in occupancy, thermal rms and tilt.
     Errors: InputError for what `simulate` refuses, and a box too large for a unit cell.
     """
-    check_atoms(atoms)
-    if not isinstance(probe, Probe):
-        raise InputError("probe", type(probe).__name__, "is no Probe", "give fj.Probe(energy in eV, semiangle in mrad)")
-    if not isinstance(camera, PixelatedDetector):
-        remedy = "give fj.PixelatedDetector(60, shape=(128, 128))"
-        raise InputError("camera", type(camera).__name__, "is no PixelatedDetector", remedy)
-    if is_traced(atoms.position) or is_traced(probe.semiangle):
-        raise InputError("position", "traced", "needs a plan of its own", "use rocking_curves with plan_slices(atoms)")
-    check_numbers("tilt", tilt, "give (x, y), e.g. (3.0, 0.0)", unit="mrad", shape=(2,), low=-100.0, high=100.0)
-    step = (
-        aligned_slices(atoms, SLICE) if slice_thickness is None else positive("slice_thickness", slice_thickness, "Å")
-    )
-    plan = plan_slices(atoms, step, thicknesses)
-    semiangle, blur = float(probe.semiangle), max(probe.edge, *camera.step) * PIXEL
-    reach = ANTIALIAS_FRACTION - ANTIALIAS_TAPER
-    finest = probe.wavelength * 1e3 * reach / (2 * (camera.outer + max(camera.step)))
-    grid = Grid.for_box(atoms.box[0], atoms.box[1], min(COARSEST, finest))
-    tables = slice_tables(plan.elements, grid, probe.energy, parametrization=parametrization)
-    inside = semiangle + 4 * blur
-    directions = Directions.within(inside, min(max(SMOOTH / plan.depths[-1], STEPS[0]), STEPS[1], inside))
-    beams = beams_within(grid, probe.energy, camera.outer + inside)
-    each = 8 * int(np.prod(grid.shape))
-    size = max(
-        4 * len(plan.exits) * directions.axis.size**2 * len(beams), each * (plan.present[0].size + plan.exits[-1])
-    )
-    if size > LARGEST:
-        shown = f"{atoms.box[0]:.1f} × {atoms.box[1]:.1f} Å, {len(beams)} beams, {size / 2**30:.0f} GiB"
-        raise InputError("box", shown, "is too large for rocking curves", "give one unit cell, or fewer thicknesses")
-    curves = _curves(
-        atoms, probe.energy, directions, plan, tables, grid, beams, jnp.asarray(tilt, jnp.result_type(float))
-    )
+    with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
+        check_atoms(atoms)
+        if not isinstance(probe, Probe):
+            raise InputError(
+                "probe", type(probe).__name__, "is no Probe", "give fj.Probe(energy in eV, semiangle in mrad)"
+            )
+        if not isinstance(camera, PixelatedDetector):
+            remedy = "give fj.PixelatedDetector(60, shape=(128, 128))"
+            raise InputError("camera", type(camera).__name__, "is no PixelatedDetector", remedy)
+        if is_traced(atoms.position) or is_traced(probe.semiangle):
+            raise InputError(
+                "position", "traced", "needs a plan of its own", "use rocking_curves with plan_slices(atoms)"
+            )
+        check_tilt(tilt)
+        step = aligned_slices(atoms, SLICE) if slice_thickness is None else slice_thickness
+        plan = plan_slices(atoms, step, thicknesses)
+        semiangle, blur = float(probe.semiangle), max(probe.edge, *camera.step) * PIXEL
+        reach = ANTIALIAS_FRACTION - ANTIALIAS_TAPER
+        finest = probe.wavelength * 1e3 * reach / (2 * (camera.outer + max(camera.step)))
+        grid = Grid.for_box(atoms.box[0], atoms.box[1], min(COARSEST, finest))
+        tables = slice_tables(plan.elements, grid, probe.energy, parametrization=parametrization)
+        inside = semiangle + 4 * blur
+        directions = Directions.within(inside, min(max(SMOOTH / plan.depths[-1], STEPS[0]), STEPS[1], inside))
+        beams = beams_within(grid, probe.energy, camera.outer + inside)
+        each = 8 * int(np.prod(grid.shape))
+        size = max(
+            4 * len(plan.exits) * directions.axis.size**2 * len(beams), each * (plan.present[0].size + plan.exits[-1])
+        )
+        if size > LARGEST:
+            shown = f"{atoms.box[0]:.1f} × {atoms.box[1]:.1f} Å, {len(beams)} beams, {size / 2**30:.0f} GiB"
+            raise InputError(
+                "box", shown, "is too large for rocking curves", "give one unit cell, or fewer thicknesses"
+            )
+    atoms, ramp = guarded_atoms(atoms, plan), guarded_tilt(jnp.asarray(tilt, jnp.result_type(float)))
+    curves = _curves(atoms, probe.energy, directions, plan, tables, grid, beams, ramp)
     y, x = ((np.arange(n) - (n - 1) / 2) * d for n, d in zip(camera.shape, camera.step, strict=True))
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     overlap = plan_overlap(curves.beam_angle, points, inside)
@@ -115,6 +120,9 @@ def simulate_pacbed(
         for values in curves.intensity
     ]
     data = jnp.stack(patterns).reshape(-1, 1, 1, *camera.shape) * (camera.step[0] * camera.step[1])
+    if camera.outer > inside:  # pixels take up no more of the direct disc than there is, however few it has
+        disc = ndtr((semiangle - np.hypot(*points.T)) / blur).sum() * camera.step[0] * camera.step[1]
+        data = data * (_area(semiangle, blur) / disc)
     data = data if thicknesses is not None else data[0]
     cell = (atoms.box[1], atoms.box[0])
     return DiffractionScan(data, cell, camera.step, None, "pacbed", plan.depths)
@@ -324,7 +332,12 @@ def _drawn(
     for j in range(4):
         for i in range(4):
             total += wy[j] * wx[i] * coefficient[base[..., 1] + j - 1, base[..., 0] + i - 1, overlap.beam]
-    return (opening * total).sum(-1) / (jnp.pi * semiangle**2)
+    return (opening * total).sum(-1) / _area(semiangle, edge)
+
+
+def _area(semiangle, edge):
+    """mrad² of an aperture whose edge is blurred by a Gaussian of that rms."""
+    return np.pi * (semiangle**2 + edge**2)
 
 
 def _spline_weights(x: Float[Array, "*points"]) -> list[Float[Array, "*points"]]:

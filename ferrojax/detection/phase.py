@@ -15,6 +15,8 @@ from ferrojax.image import Image
 from ferrojax.products import EXACT
 
 BOUNDARIES = ("periodic", "mirror")
+LONGEST = 1.0
+"""Å, of a wave: electrons of 10 keV have 0.12."""
 
 
 def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, semiangle: Any) -> Image:
@@ -29,6 +31,7 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
         raise InputError(
             "detector", type(detector).__name__, "has no sectors", "pass the SegmentedDetector that recorded"
         )
+    _check_image("segmented", segmented)
     n = detector.segments
     if n < 4:
         raise InputError("segments", n, "too few for differential phase contrast", "use 4 or more")
@@ -42,7 +45,7 @@ def differential_phase_contrast(segmented: Image, detector: SegmentedDetector, s
         -3, keepdims=True
     )
     scale = jnp.pi * semiangle * (1 - (detector.inner / semiangle) ** 2) / (n * np.sin(np.pi / n))
-    return Image(scale * balance, segmented.sampling, None, f"{segmented.name} DPC")
+    return Image(scale * balance, segmented.sampling, None, f"{segmented.name} DPC", segmented.thickness)
 
 
 def integrated_centre_of_mass(
@@ -54,13 +57,21 @@ def integrated_centre_of_mass(
     For a phase object and a detector that collects everything this is the object's phase averaged over the probe's
     intensity (Lazić, Bosch & Lazar 2016), and positive at atoms.
     """
+    _check_image("deflection", deflection)
     shape = deflection.data.shape
     if len(shape) < 3 or shape[-3] != 2:
         raise InputError("image", shape, "needs the (x, y) deflections before its (rows, cols)", "use CentreOfMass")
-    check_numbers("wavelength", wavelength, "give Å, e.g. probe.wavelength", unit="Å", above=0.0)
+    remedy = "give Å, e.g. probe.wavelength, no energy"
+    check_numbers("wavelength", wavelength, remedy, unit="Å", above=0.0, high=LONGEST)
     gradient = deflection.data * (2e-3 * jnp.pi / wavelength)
     phase = integrate_gradient(gradient, deflection.sampling, boundary=boundary, high_pass=high_pass)
-    return Image(phase, deflection.sampling, None, f"integrated {deflection.name}")
+    return Image(phase, deflection.sampling, None, f"integrated {deflection.name}", deflection.thickness)
+
+
+def _check_image(field: str, image: Any) -> None:
+    if not isinstance(image, Image):
+        remedy = "pass the Image that the detector gave, or fj.Image(data, sampling)"
+        raise InputError(field, type(image).__name__, "is no Image", remedy)
 
 
 def integrate_gradient(

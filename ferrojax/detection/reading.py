@@ -179,7 +179,8 @@ def _reader(request: Request, detector: Detector, reach: float, seen: tuple[Grid
     probe = request.probe
     outers = lost_angles(request.detectors, reach)
     lost, bounded = detector.takes_lost and detector.outer > reach, detector.outer in outers
-    leaves = return_rate(request.atoms, probe.energy, reach, detector.inner, detector.outer) if bounded else 0.0
+    ends = bounded or (lost and detector.outer == np.inf)
+    leaves = return_rate(request.atoms, probe.energy, reach, detector.inner, detector.outer) if ends else 0.0
     with jax.ensure_compile_time_eval():  # what is known under jit too is worked out in NumPy
         each = [
             _shared_out(detector, grid, probe) if isolated else detector.response(grid, probe.wavelength)

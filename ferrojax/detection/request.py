@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ferrojax.checks import any_traced
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.detection.detectors import Detector
@@ -17,10 +19,9 @@ from ferrojax.detection.scan import Scan
 from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, FrozenPhonons, SlicePlan, ThermalModel, draws_composition
+from ferrojax.multislice.given import STEEPEST, guarded_atoms, guarded_tilt, plan_given
+from ferrojax.multislice.slices import depths_given
 from ferrojax.optics import PlaneWave, Probe
-
-STEEPEST = 100.0
-"""mrad of mis-tilt that a propagator's ramp bears: beyond, the crystal should be cut along another zone axis."""
 
 
 class Request(eqx.Module):
@@ -45,7 +46,9 @@ class Request(eqx.Module):
         """Checked for type and value; specimen: (atoms, probe, scan, detectors)."""
         atoms, probe, scan, detectors = specimen
         check_atoms(atoms)
-        _check_types(probe, scan, detectors, thermal, plan)
+        _check_types(probe, scan, detectors, thermal)
+        if not any_traced(probe):
+            probe.guarded()
         _warn_at_rest(atoms, thermal)
         if isinstance(numerics.sampling, Grid):
             numerics.sampling.check_spans(*atoms.box[:2])
@@ -56,26 +59,28 @@ class Request(eqx.Module):
             dict(detectors),
             thermal,
             _checked_tilt(tilt, scan),
-            _checked_thicknesses(thicknesses, plan),
+            _checked_depths(thicknesses, plan),
             numerics,
-            _checked_plan(plan, atoms, numerics),
-            None if devices is None else tuple(devices),
+            plan_given(plan, atoms, numerics.slice_thickness),
+            _checked_devices(devices),
         )
 
 
-def guarded_tilt(request: Request, barred: str | None) -> Float[Array, "*positions 2"]:
-    """The tilt, with the values checked at run time that are traced: its own, and a source that must be zero."""
-    tilt = request.tilt
-    if is_traced(tilt):
-        bad = ~(jnp.abs(tilt) <= STEEPEST)
-        tilt = eqx.error_if(tilt, bad.any(), f"tilt: must be finite and within {STEEPEST:g} mrad")
-    if barred is not None:
+def guarded(request: Request, slices: SlicePlan, barred: str | None, widest: float | None) -> Request:
+    """The request; what of it is traced is checked as the program runs: values, a source that must be zero (`barred`
+    says why), and the semi-angle (mrad) that positions were planned for."""
+    probe, tilt = request.probe.guarded(), guarded_tilt(request.tilt)
+    if barred is not None:  # the source is not used then, and what is not used is not checked
         problem = f"source_size: {barred}; blur the signal afterwards, or fix it"
-        tilt = eqx.error_if(tilt, (request.probe.source_size > 0).any(), problem)
-    return tilt
+        tilt = eqx.error_if(tilt, (probe.source_size > 0).any(), problem)
+    if widest is not None:
+        problem = f"semiangle: traced, with a source, it must be at most {widest:g} mrad"
+        tilt = eqx.error_if(tilt, probe.semiangle + probe.edge / 2 > widest, problem)
+    atoms = guarded_atoms(request.atoms, slices)
+    return eqx.tree_at(lambda r: (r.atoms, r.probe, r.tilt), request, (atoms, probe, tilt))
 
 
-def _check_types(probe, scan, detectors, thermal, plan) -> None:
+def _check_types(probe, scan, detectors, thermal) -> None:
     if not isinstance(probe, Probe):
         wave = isinstance(probe, PlaneWave)
         remedy = "use exit_wave for a plane wave" if wave else "give fj.Probe(energy in eV, semiangle in mrad)"
@@ -89,8 +94,6 @@ def _check_types(probe, scan, detectors, thermal, plan) -> None:
         raise InputError("detectors", "{}", "none given", "e.g. {'haadf': AnnularDetector(60, 170)}")
     if not (thermal is None or isinstance(thermal, FrozenPhonons | FastThermal)):
         raise InputError("thermal", thermal, "is no thermal model", "give fj.FrozenPhonons(8) or fj.FastThermal(8)")
-    if not (plan is None or isinstance(plan, SlicePlan)):
-        raise InputError("plan", type(plan).__name__, "is no SlicePlan", "make it with fj.plan_slices(atoms)")
 
 
 def _warn_at_rest(atoms: Atoms, thermal: ThermalModel) -> None:
@@ -111,8 +114,11 @@ def _checked_tilt(tilt: Any, scan: Scan) -> Float[Array, "*positions 2"]:
     problem = f"needs (x, y) in mrad, or one for each of {scan.shape}"
     try:
         array = jnp.asarray(tilt, jnp.result_type(float))
+        bools = not is_traced(array) and np.asarray(tilt).dtype == bool
     except (TypeError, ValueError) as error:
         raise InputError("tilt", tilt, problem, "e.g. (3.0, 0.0)") from error
+    if bools:
+        raise InputError("tilt", tilt, problem, "e.g. (3.0, 0.0)")
     if array.shape not in ((2,), (*scan.shape, 2)):
         raise InputError("tilt", array.shape, problem, "e.g. (3.0, 0.0)")
     if is_traced(array):
@@ -126,32 +132,18 @@ def _checked_tilt(tilt: Any, scan: Scan) -> Float[Array, "*positions 2"]:
     return array
 
 
-def _checked_thicknesses(thicknesses: Any, plan: SlicePlan | None) -> tuple[float, ...] | None:
-    if thicknesses is None:
-        return None
-    if plan is not None:
-        asked = f"{thicknesses}"
+def _checked_depths(thicknesses: Any, plan: Any) -> tuple[float, ...] | None:
+    if thicknesses is not None and plan is not None:
         remedy = "give thicknesses to plan_slices, or leave the plan out"
-        raise InputError("thicknesses", asked, "are those of the plan when one is given", remedy)
-    try:
-        values = np.asarray(thicknesses, float)
-    except (TypeError, ValueError) as error:
-        raise InputError("thicknesses", thicknesses, "must be numbers", "give a list in Å, e.g. [50.0]") from error
-    if values.ndim != 1 or not len(values):
-        raise InputError("thicknesses", thicknesses, "must be a list of depths", "give Å, e.g. [50.0, 100.0]")
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        raise InputError("thicknesses", thicknesses, "must be positive and finite", "give Å, e.g. [50.0, 100.0]")
-    return tuple(float(v) for v in values)
+        raise InputError("thicknesses", thicknesses, "are those of the plan when one is given", remedy)
+    return depths_given(thicknesses)
 
 
-def _checked_plan(plan: SlicePlan | None, atoms: Atoms, numerics: Numerics) -> SlicePlan | None:
-    """A plan that was made for these atoms, with which no other slice thickness is asked for."""
-    if plan is None:
-        if is_traced(atoms.position):
-            raise InputError("position", "traced", "cannot be sorted into slices", "pass plan=plan_slices(atoms)")
+def _checked_devices(devices: Any) -> tuple[Any, ...] | None:
+    """Devices of JAX, at least one; None: all local ones."""
+    if devices is None:
         return None
-    plan.check_specimen(atoms)
-    if numerics.slice_thickness is not None:
-        remedy = "give it to plan_slices, or leave the plan out"
-        raise InputError("slice_thickness", numerics.slice_thickness, "is the plan's when one is given", remedy)
-    return plan
+    given = tuple(devices) if isinstance(devices, list | tuple) else ()
+    if not given or not all(isinstance(d, jax.Device) for d in given):
+        raise InputError("devices", devices, "is no list of JAX's devices", "give jax.local_devices()[:n], or None")
+    return given

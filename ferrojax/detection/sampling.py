@@ -6,18 +6,23 @@ size, a convolution over the scan, multiplies the same Fourier series. Elsewhere
 with a margin around them where a source has to be convolved.
 """
 
+import dataclasses
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ferrojax.detection.scan import Scan
+from ferrojax.detection.scan import FARTHEST, Scan
 from ferrojax.errors import InputError, is_traced
 from ferrojax.optics import Probe
 from ferrojax.products import EXACT
 
 OVERSAMPLED, DAMPED = 1.5, 0.01
 """How much denser than the band limit positions are, where a source leaves more than this of the modulation there."""
+TRACED_ANGLE = 40.0
+"""mrad: a semi-angle that is traced may be as large where a source has to be convolved."""
 MARGIN = 1.5
 """Å around a partial scan, beyond 4 times the source's rms: where the band-limited kernel's tail has died out."""
 
@@ -25,13 +30,24 @@ MARGIN = 1.5
 class ScanSampling(eqx.Module):
     """Positions (rows, cols, 2) Å (x, y) to compute, and matrices (out, in) from them to the pixels; None: as they are.
 
-    barred: why a traced source must be zero here; None: it need not.
+    barred: why a traced source must be zero here; None: it need not. widest: mrad, the semi-angle that they bear where
+    it is traced; None: they are for the one that is known.
     """
 
     position: Float[Array, "rows cols 2"]
     rows: Float[Array, "rows_out rows"] | None
     cols: Float[Array, "cols_out cols"] | None
     barred: str | None = eqx.field(static=True)
+    widest: float | None = eqx.field(static=True, default=None)
+
+    def guarded(self) -> "ScanSampling":
+        """The same; positions that are traced are checked as the program runs."""
+        if not is_traced(self.position):
+            return self
+        known = jax.lax.stop_gradient(self.position)
+        bad = ~(jnp.abs(known) <= 2 * FARTHEST)
+        problem = f"scan: its corners must be finite and within {FARTHEST:g} Å"
+        return eqx.tree_at(lambda s: s.position, self, eqx.error_if(self.position, bad.any(), problem))
 
     def resample(self, signal: Float[Array, "rows cols *rest"]) -> Float[Array, "rows_out cols_out *rest"]:
         """From the computed positions to the scan's pixels."""
@@ -45,25 +61,34 @@ class ScanSampling(eqx.Module):
 def scan_sampling(scan: Scan, probe: Probe, box: tuple[float, float], exact_positions: bool = False) -> ScanSampling:
     """Plan the positions of a scan; with `exact_positions` (a tilt for each) every pixel is computed as it stands.
 
-    Where a scan or semi-angle is traced, or a source on part of the box, a source that is traced may only be zero.
+    Where a scan is traced, or on part of the box the semi-angle or the source, a traced source may only be zero.
     """
     source = is_traced(probe.source_size) or bool(np.asarray(probe.source_size).any())
-    fixed = any(is_traced(v) for v in (scan.start, scan.end, probe.semiangle))
+    fixed = is_traced(scan.start) or is_traced(scan.end)
     if not (fixed or exact_positions):
-        return _planned(scan, probe, box, source)
+        angle = TRACED_ANGLE if is_traced(probe.semiangle) else float(probe.semiangle) + probe.edge / 2
+        if not is_traced(probe.semiangle):
+            return _planned(scan, probe, box, source, angle)
+        if source and _whole(scan, box).all():
+            return dataclasses.replace(_planned(scan, probe, box, source, angle), widest=angle)
     what = "a tilt for each position" if exact_positions else "a traced scan or semi-angle"
     if source and not is_traced(probe.source_size):
         raise InputError("source_size", "set", f"cannot be combined with {what}", "blur the signal afterwards")
     return ScanSampling(scan.position, None, None, f"cannot be combined with {what}" if source else None)
 
 
-def _planned(scan: Scan, probe: Probe, box: tuple[float, float], source: bool) -> ScanSampling:
-    """Where scan and semi-angle are known: the band limit's positions of a whole box, else the pixels' own."""
-    whole = np.abs(np.abs(np.asarray(scan.end - scan.start)) - np.asarray(box)) < 1e-3 * np.asarray(box)
+def _whole(scan: Scan, box: tuple[float, float]) -> np.ndarray:
+    """Along which axes (x, y) a scan spans the periodic box."""
+    return np.abs(np.abs(np.asarray(scan.end - scan.start)) - np.asarray(box)) < 1e-3 * np.asarray(box)
+
+
+def _planned(scan: Scan, probe: Probe, box: tuple[float, float], source: bool, semiangle: float) -> ScanSampling:
+    """Where the scan is known: the band limit's positions (semiangle: mrad) of a whole box, else the pixels' own."""
+    whole = _whole(scan, box)
     barred = None
     if is_traced(probe.source_size) and not whole.all():
         source, barred = False, "traced, needs a scan of the whole periodic box"
-    reach = 2 * (float(probe.semiangle) + probe.edge / 2) * 1e-3 / probe.wavelength  # 1/Å
+    reach = 2 * semiangle * 1e-3 / probe.wavelength  # 1/Å
     start, end = np.asarray(scan.start, float), np.asarray(scan.end, float)
     axes = [
         _axis(start[i], end[i] - start[i], scan.shape[1 - i], box[i], reach, probe.source_size[i] if source else None)

@@ -18,11 +18,19 @@ from ferrojax.detection.detectors import Detector
 from ferrojax.detection.numerics import NumericOptions, Numerics
 from ferrojax.detection.plan import HALVES, PLAIN, Job, RunPlan, choose
 from ferrojax.detection.reading import Optics, Signals, focal_count, lost_angles, prepare, run_band
-from ferrojax.detection.request import Request, guarded_tilt
+from ferrojax.detection.request import Request, guarded
 from ferrojax.detection.routes import Specimen, matrix_signals, probe_signals
 from ferrojax.detection.sampling import ScanSampling, scan_sampling
 from ferrojax.detection.scan import Scan
-from ferrojax.detection.validity import check_combination, check_reach, fast_sampling
+from ferrojax.detection.validity import (
+    CLEAR,
+    check_combination,
+    check_lit,
+    check_reach,
+    check_window,
+    explicit_sampling,
+    fast_sampling,
+)
 from ferrojax.detection.windows import Tiles, cut_tiles, drift, lattice_period, whole_box, window_size
 from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
@@ -34,10 +42,10 @@ from ferrojax.multislice import (
     aligned_slices,
     configuration,
     configurations,
-    draws_composition,
-    is_partial,
     plan_slices,
     slice_tables,
+    weighs,
+    weighted_plan,
 )
 from ferrojax.optics import Probe
 
@@ -95,7 +103,9 @@ def simulate(
             print(run, file=sys.stderr)
         tables = _tables(layout.request, layout.slices, run)
         tiles = _tiles(layout)
-    layout = eqx.tree_at(lambda x: x.request.tilt, layout, guarded_tilt(layout.request, layout.sampled.barred))
+    sampled = layout.sampled.guarded()
+    request = guarded(layout.request, layout.slices, sampled.barred, sampled.widest)
+    layout = eqx.tree_at(lambda x: (x.request, x.sampled), layout, (request, sampled))
     signals = partial(_signals, layout, tiles, _Shared(_beam(layout), tables))
     mean, error = _average(_each_configuration(signals, layout), thermal)
     depths = layout.slices.depths
@@ -151,6 +161,7 @@ def _laid_out(request: Request) -> _Layout:
         step = numerics.slice_thickness
         step = aligned_slices(atoms, SLICE) if step is None else step
         slices = plan_slices(atoms, step, request.thicknesses)
+    slices = weighted_plan(slices, atoms, request.thermal)
     window = _window(request, slices)
     if window is not None:
         # As many whole periods as a window of a large crystal has: the probe stands anywhere in one of them.
@@ -165,7 +176,9 @@ def _laid_out(request: Request) -> _Layout:
     fixed = is_traced(request.atoms.position) or is_traced(sampled.position)
     run = choose(job, None if fixed else window, route, numerics.batch, numerics.window != "auto")
     reach = run_band(request.thermal, numerics.transmission)[0] * run.grid.nyquist * probe.wavelength * 1e3
-    check_reach(request.detectors, reach, isinstance(request.thermal, FastThermal), probe)
+    clear = CLEAR if numerics.transmission == "renormalised" else 1.0  # the other modes mirror other codes
+    check_reach(request.detectors, reach, isinstance(request.thermal, FastThermal), probe, clear)
+    check_lit([Grid(run.grid.shape, run.grid.sampling, offset) for offset in run.offsets], probe)
     return _Layout(request, slices, sampled, run)
 
 
@@ -175,6 +188,7 @@ def _window(request: Request, slices: SlicePlan) -> float | None:
     if isinstance(request.numerics.sampling, Grid) or window is None:
         return None
     if window != "auto":
+        check_window(float(window), probe)
         return float(window)
     depth = slices.depths[-1]
     return drift(request.tilt, depth)[1] + (TRACED_WINDOW if is_traced(probe.semiangle) else window_size(probe, depth))
@@ -184,8 +198,10 @@ def _job(request: Request, slices: SlicePlan, sampled: ScanSampling, window: flo
     atoms, probe, detectors, thermal = request.atoms, request.probe, request.detectors, request.thermal
     sampling = request.numerics.sampling
     if sampling is None:
+        fraction = run_band(thermal, request.numerics.transmission)[0]
         fast = isinstance(thermal, FastThermal)
-        sampling = fast_sampling(detectors, probe.wavelength) if fast else SAMPLING
+        waves = probe.wavelength
+        sampling = fast_sampling(detectors, waves) if fast else explicit_sampling(detectors, waves, fraction, SAMPLING)
     shape = sampled.position.shape[:2]
     step = (0.0, 0.0)
     if not is_traced(sampled.position):
@@ -232,7 +248,7 @@ def _tables(request: Request, slices: SlicePlan, run: RunPlan) -> SliceTables:
         run.region.band_limit(carried, taper),
         lost_angles(request.detectors, reach),
         parametrization=numerics.parametrization,
-        partial=is_partial(request.atoms) and not draws_composition(request.atoms, thermal),
+        partial=weighs(slices, request.atoms, thermal),
     )
 
 

@@ -24,6 +24,7 @@ from ferrojax.detection.operator import (
     SAMPLING,
     DetectorOperator,
     check_band,
+    check_beams,
     lanes_of,
     mesh_of,
     over_lanes,
@@ -36,11 +37,11 @@ from ferrojax.multislice import (
     SlicePlan,
     ThermalModel,
     configurations,
-    draws_composition,
-    is_partial,
     propagator,
     slab,
     slice_tables,
+    weighs,
+    weighted_plan,
 )
 from ferrojax.products import EXACT
 
@@ -87,13 +88,16 @@ def tilted_operators(
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
     grid.check_spans(*atoms.box[:2])
     plan.check_specimen(atoms)
+    plan = weighted_plan(plan, atoms, thermal)
     step = wavelength(energy) * 1e3 / np.array(grid.extent[::-1])  # mrad (x, y)
+    reach = FRACTION * grid.nyquist * wavelength(energy) * 1e3
     for detector in detectors.values():
-        check_band(detector, FRACTION * grid.nyquist * wavelength(energy) * 1e3 - max_tilt)
+        check_band(detector, reach - max_tilt)
+    check_beams(max_semiangle, reach, max_tilt)
     offset_grid = Grid(grid.shape, grid.sampling, offset[::-1])
     seen = detection_grid(offset_grid, FRACTION)
     waves, nodes, beam = _lattice(seen.shape, step, np.array(offset), max_semiangle, max_tilt)
-    partial = is_partial(atoms) and not draws_composition(atoms, thermal)
+    partial = weighs(plan, atoms, thermal)
     tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
     upright = jnp.zeros(2, tables.carried.dtype)
     limit = offset_grid.band_limit(FRACTION, 0.0)

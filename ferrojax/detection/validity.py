@@ -5,22 +5,29 @@ ends well within K, where the band's folding over has not begun, or if it starts
 (benchmarks/bench_fast_rings.py).
 """
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ferrojax.detection.detectors import Detector
 from ferrojax.detection.request import Request
 from ferrojax.errors import InputError, is_traced
+from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal
 from ferrojax.optics import Probe
 
 WITHIN = 0.68
 """FastThermal: outer angle of a detector that ends within the band limit, as part of it."""
+CLEAR = 0.84
+"""Explicit phonons: part of the band limit up to which rings are within 1 %, and beyond which 2 to 30 % are missing
+(benchmarks/bench_explicit_rings.py)."""
 STARTS, ENDS = 1.6, 1.12
 """FastThermal: a ring that takes what is lost starts below K/STARTS and ends above K·ENDS."""
 COARSE, FINE = 0.1, 0.03
 """Å per pixel between which FastThermal's own sampling lies."""
+AIRY = 1.22
+"""Diameter of a probe's disc, in λ/α."""
 FAST_FRACTION = 0.9
 """FastThermal's band limit as part of Nyquist."""
 ROUNDED = 1.08
@@ -65,6 +72,13 @@ def fast_sampling(detectors: Mapping[str, Detector], wavelength: float) -> float
     return FINE
 
 
+def explicit_sampling(detectors: Mapping[str, Detector], wavelength: float, fraction: float, ceiling: float) -> float:
+    """The coarsest sampling (Å per pixel, at most `ceiling`) whose band limit, that part of Nyquist, lies well beyond
+    where every detector ends."""
+    ends = max((d.outer + d.soft for d in detectors.values() if np.isfinite(d.outer)), default=0.0)
+    return min(ceiling, CLEAR * fraction * 0.5 * wavelength * 1e3 / max(ends, 1e-9))
+
+
 def _fast_is_right(detector: Detector, reach: float) -> bool:
     if detector.outer + detector.soft <= WITHIN * reach:
         return True
@@ -72,8 +86,36 @@ def _fast_is_right(detector: Detector, reach: float) -> bool:
     return detector.takes_lost and starts * STARTS <= reach and ends >= ENDS * reach
 
 
-def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, probe: Probe) -> None:
-    """Refuse angles that the grid's band limit (`reach`, mrad) and the thermal model cannot represent."""
+def check_window(window: float, probe: Probe) -> None:
+    """Refuse a window (Å) that is narrower than the probe's disc: hardly a wave of it lies in the aperture."""
+    if is_traced(probe.semiangle):
+        return
+    disc = AIRY * probe.wavelength / (float(probe.semiangle) * 1e-3)
+    if window < disc:
+        problem = f"is narrower than the disc of a probe of {float(probe.semiangle):g} mrad, {disc:.1f} Å"
+        raise InputError("window", f"{window:g} Å", problem, 'use "auto", a wider one, or None for the whole box')
+
+
+def check_lit(grids: Sequence[Grid], probe: Probe) -> None:
+    """Refuse grids of which no frequency lies inside the aperture."""
+    if is_traced(probe.semiangle):
+        return
+    limit = float(probe.semiangle) + probe.edge / 2
+    for grid in grids:
+        least = float(grid.k.min()) * probe.wavelength * 1e3
+        if least >= limit:
+            shown = f"({grid.extent[1]:.1f}, {grid.extent[0]:.1f}) Å"
+            problem = f"is so narrow that its first frequency lies at {least:.2f} mrad, outside the semi-angle"
+            raise InputError("box", shown, problem, "use a larger box or window, or a Grid without offset")
+
+
+def check_reach(
+    detectors: Mapping[str, Detector], reach: float, fast: bool, probe: Probe, clear: float = CLEAR
+) -> None:
+    """Refuse angles that the grid's band limit (`reach`, mrad) and the thermal model cannot represent.
+
+    clear: part of the band limit up to which rings are right where phonons are explicit; beyond, it is said.
+    """
     for name, d in detectors.items():
         span = f"{name} {d.inner:g}–{d.outer:g} mrad"
         if fast and not _fast_is_right(d, reach):
@@ -83,9 +125,17 @@ def check_reach(detectors: Mapping[str, Detector], reach: float, fast: bool, pro
             where = "starts or ends too close to" if d.takes_lost else "ends too close to or beyond"
             raise InputError("detector", span, f"{where} FastThermal's band limit of {reach:.0f} mrad", remedy)
         end = d.outer + d.soft
-        if fast or end <= reach:
+        if fast or end <= clear * reach:
             continue
-        remedy = f"use a sampling {reach / end:.2f} times this one" if end < np.inf else "give a finite outer angle"
+        if end <= reach:
+            warnings.warn(
+                f"detector: {span} ends close to the grid's band limit of {reach:.0f} mrad, where waves fold over: it "
+                f"may come out 2 to 30 % low; use a sampling {clear * reach / end:.2f} times this one, or None",
+                stacklevel=5,
+            )
+            continue
+        remedy = f"use a sampling {clear * reach / end:.2f} times this one"
+        remedy = remedy if end < np.inf else "give a finite outer angle"
         remedy += ", or FastThermal" if d.takes_lost else ""
         raise InputError("detector", span, f"reaches beyond the grid's band limit of {reach:.0f} mrad", remedy)
     semiangle = probe.semiangle

@@ -12,6 +12,7 @@ from ferrojax.errors import is_traced
 from ferrojax.grid import Grid
 from ferrojax.multislice import SlicePlan, cut_windows
 from ferrojax.optics import Probe
+from ferrojax.optics.probe import ABERRATIONS
 
 
 class Tiles(eqx.Module):
@@ -150,10 +151,26 @@ def window_size(probe: Probe, depth: float) -> float:
     """Å of specimen that a probe needs around it through `depth` Å, for signals within about 0.5 % of a large cell's.
 
     The probe's diffraction limit and what channelling and scattering spread, as measured on 20 nm of PbTiO3
-    (benchmarks/bench_windows.py); defocus or depth beyond that spread it by the cone of the semi-angle. A traced
-    defocus is taken for less than 200 Å.
+    (benchmarks/bench_windows.py); where rays end up farther off than 200 Å of defocus would take them, by defocus,
+    depth or other aberrations, the window is wider by that. What is traced of those is taken for less.
     """
     alpha = float(probe.semiangle) * 1e-3
-    defocus = 0.0 if is_traced(probe.defocus) else float(probe.defocus)
-    cone = max(0.0, max(abs(defocus), abs(depth - defocus)) - 200.0)
-    return 10.0 + 5.0 * probe.wavelength / alpha + 2 * alpha * cone
+    spread = max(_farthest_ray(probe, depth), _farthest_ray(probe, 0.0))
+    return 10.0 + 5.0 * probe.wavelength / alpha + 2 * max(0.0, spread - 200.0 * alpha)
+
+
+def _farthest_ray(probe: Probe, depth: float) -> float:
+    """Å from the axis at which the farthest ray of the aperture arrives at `depth`: λ/2π |∇χ|."""
+    alpha = np.linspace(0, float(probe.semiangle) * 1e-3, 25)[1:, None]
+    azimuth = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    defocus = 0.0 if is_traced(probe.defocus) else float(probe.defocus) - depth
+    radial, around = -defocus * alpha * np.ones_like(azimuth), np.zeros((len(alpha), len(azimuth)))
+    for name, (n, m) in ABERRATIONS.items():
+        size = probe.aberrations.get(name)
+        angle = probe.aberrations.get("phi" + name[1:], 0.0)
+        if size is None or is_traced(size) or is_traced(angle):
+            continue
+        turned = m * (azimuth - float(angle))
+        radial = radial + float(size) * alpha**n * np.cos(turned)
+        around = around - float(size) * alpha**n * m / (n + 1) * np.sin(turned)
+    return float(np.hypot(radial, around).max())

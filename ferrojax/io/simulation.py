@@ -18,6 +18,8 @@ from ferrojax.errors import InputError
 from ferrojax.image import DiffractionScan, Image
 from ferrojax.optics import Probe
 
+_ERROR = "_standard_error"
+"""Ends the name of an array of standard errors."""
 EDGES = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 """Positions along an edge of a block that are tried, the largest first."""
 GIB = 2**30
@@ -46,9 +48,13 @@ def simulate_to_zarr(
     stopped. Errors: InputError for a path that exists or cannot be written, a half-written store of another request,
     and whatever `simulate` refuses, before anything is computed.
     """
-    target = Path(path).expanduser().absolute()
+    try:
+        target = Path(path).expanduser().absolute()
+    except TypeError:
+        raise InputError("path", path, "is no path", 'give one such as "scan.zarr"') from None
     if target.exists():
         raise InputError("path", str(target), "exists already", "choose another name, or remove it")
+    _check_request(scan, detectors)
     real_number("memory", memory, "give GiB, e.g. 2.0", above=0.0)
     edge = _block_edge(memory, (atoms, probe, scan, detectors), arguments)
     blocks = list(_blocks(scan.shape, edge))
@@ -69,6 +75,16 @@ def simulate_to_zarr(
         del store["written"]
     _partial(target).rename(target)
     return target
+
+
+def _check_request(scan: Any, detectors: Any) -> None:
+    """What is asked for before it is planned: a scan, and names that arrays of the store may have, none of its own."""
+    if not isinstance(scan, Scan):
+        raise InputError("scan", type(scan).__name__, "is no Scan", "give fj.Scan.grid(start, end, shape)")
+    for name in detectors if isinstance(detectors, Mapping) else ():
+        taken = name == "written" or (name.endswith(_ERROR) and name.removesuffix(_ERROR) in detectors)
+        if taken or not name or set(name) & set("/\\") or name.startswith("."):
+            raise InputError("detector", name, "is no name for an array of the store", "choose another, e.g. haadf")
 
 
 def _block_edge(memory: float, asked: tuple, arguments: dict[str, Any]) -> tuple[int, int]:
@@ -160,7 +176,7 @@ def _write(
     """One block of one detector: its array is made with the first."""
     values = {name: result.data}
     if errors and result.standard_error is not None:
-        values[f"{name}_standard_error"] = result.standard_error
+        values[f"{name}{_ERROR}"] = result.standard_error
     for key, value in values.items():
         data = np.asarray(value, np.float32)
         axis = data.ndim - (4 if isinstance(result, DiffractionScan) else 2)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex
 
-from ferrojax.checks import positive
 from ferrojax.errors import InputError
 from ferrojax.files import replacing
 from ferrojax.grid import Grid
 from ferrojax.io.archive import put_array
+from ferrojax.optics import PlaneWave
 
 _FORMAT = "ferrojax wave"
 _SUFFIXES = (".h5", ".hdf5", ".zarr")
@@ -30,12 +30,14 @@ def write_wave(
     """
     target = _checked(path)
     data = np.asarray(wave)
+    if not isinstance(grid, Grid):
+        raise InputError("grid", type(grid).__name__, "is no Grid", "give the one that the wave was computed on")
     if not np.iscomplexobj(data) or data.shape[-2:] != grid.shape:
         shown = f"{data.dtype} {data.shape}"
         raise InputError("wave", shown, f"is no complex array of the grid's {grid.shape}", "give the wave and its grid")
     if not np.isfinite(data).all():
         raise InputError("wave", "NaN or infinity", "must be finite", "check the simulation it is from")
-    energy = positive("energy", energy, "eV")
+    energy = PlaneWave(energy).energy
     with replacing(target) as partial:
         if target.suffix == ".zarr":
             import zarr  # slow to import

@@ -23,6 +23,8 @@ from ferrojax.multislice.thermal import draws_composition as draws_composition
 from ferrojax.multislice.thermal import is_partial as is_partial
 from ferrojax.multislice.thermal import return_rate as return_rate
 from ferrojax.multislice.thermal import standard_error as standard_error
+from ferrojax.multislice.thermal import weighs as weighs
+from ferrojax.multislice.thermal import weighted_plan as weighted_plan
 from ferrojax.multislice.transmission import SliceTables as SliceTables
 from ferrojax.multislice.transmission import band as band
 from ferrojax.multislice.transmission import slice_tables as slice_tables

@@ -12,9 +12,11 @@ from jaxtyping import Array, Complex, Float
 
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms, check_atoms
-from ferrojax.errors import InputError, is_traced
+from ferrojax.errors import InputError
 from ferrojax.grid import Grid
+from ferrojax.multislice.given import check_tilt, guarded_atoms, guarded_tilt, plan_given
 from ferrojax.multislice.slices import SlicePlan, plan_slices
+from ferrojax.multislice.thermal import weighs, weighted_plan
 from ferrojax.multislice.transmission import SliceTables, band, slice_tables, slice_transmission
 from ferrojax.optics import PlaneWave
 from ferrojax.products import EXACT
@@ -192,7 +194,7 @@ def exit_wave(
     illumination: PlaneWave,
     grid: Grid,
     *,
-    slice_thickness: float = 2.0,
+    slice_thickness: float | None = None,
     tilt: Any = (0.0, 0.0),
     transmission: str = "renormalised",
     parametrization: str = "lobato",
@@ -200,7 +202,8 @@ def exit_wave(
 ) -> Complex[Array, "rows cols"]:
     """Wave at the exit plane for a plane wave of unit amplitude; shape grid.shape, FFT-periodic.
 
-    tilt in mrad (x, y); slice_thickness in Å. Pass a plan (`plan_slices`) when positions are traced.
+    tilt in mrad (x, y); slice_thickness in Å, 2.0 unless said. Pass a plan (`plan_slices`) when positions are traced,
+    which has its own slice thickness.
     """
     if not isinstance(illumination, PlaneWave):
         shown = type(illumination).__name__
@@ -210,14 +213,17 @@ def exit_wave(
     with jax.ensure_compile_time_eval():  # under jit too, what is not traced has a value to plan with
         check_atoms(atoms)
         grid.check_spans(*atoms.box[:2])
-        plan = plan_slices(atoms, slice_thickness) if plan is None else plan
-        plan.check_specimen(atoms)
-        partial = is_traced(atoms.occupancy) or bool((np.asarray(atoms.occupancy) % 1 > 0).any())
+        check_tilt(tilt)
+        step = 2.0 if slice_thickness is None else slice_thickness
+        plan = plan_given(plan, atoms, slice_thickness) or plan_slices(atoms, step)
+        plan = weighted_plan(plan, atoms, None)
+        partial = weighs(plan, atoms, None)
         tables = slice_tables(
             plan.elements, grid, illumination.energy, transmission, parametrization=parametrization, partial=partial
         )
         limit = grid.band_limit(*band(transmission)[:2])
-    ramp = jnp.asarray(tilt, jnp.result_type(float))
+    atoms = guarded_atoms(atoms, plan)
+    ramp = guarded_tilt(jnp.asarray(tilt, jnp.result_type(float)))
     return _exit_wave(*plan.merged(atoms.position, atoms.occupancy), ramp, plan, tables, grid, limit, illumination)
 
 

@@ -1,6 +1,7 @@
 """Electron scattering factors and projected potentials of single atoms (eager, float64)."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -29,11 +30,31 @@ def _coefficients(symbol: str, parametrization: str) -> np.ndarray:
     return np.array(table[symbol])
 
 
+def blend(shares: Mapping[str, float]) -> str:
+    """The name of an atom that is several elements in shares, as "Bi*0.8+La*0.2"; that of an element alone is its own.
+
+    Its potential, and with it everything that is made of it, is the sum of theirs.
+    """
+    if len(shares) == 1:
+        return next(iter(shares))
+    return "+".join(f"{symbol}*{share:.6f}" for symbol, share in sorted(shares.items()))
+
+
+def _parts(symbol: str) -> list[tuple[str, float]]:
+    """(element, share) of a blend."""
+    split = [part.split("*") for part in symbol.split("+")]
+    return [(part[0], float(part[1]) if len(part) > 1 else 1.0) for part in split]
+
+
 def scattering_factor(symbol: str, k: np.ndarray, parametrization: str = "lobato") -> np.ndarray:
     """Electron scattering factor in Å at spatial frequency k (1/Å, any shape), without relativistic factor.
 
-    Sources: Lobato & Van Dyck (2014); Kirkland, appendix C.
+    symbol: an element, or a `blend`. Sources: Lobato & Van Dyck (2014); Kirkland, appendix C.
     """
+    return sum((share * _element_factor(e, k, parametrization) for e, share in _parts(symbol)), np.zeros(()))
+
+
+def _element_factor(symbol: str, k: np.ndarray, parametrization: str) -> np.ndarray:
     p, k2 = _coefficients(symbol, parametrization), np.asarray(k, float)[..., None] ** 2
     if parametrization == "lobato":
         a, b = p
@@ -48,7 +69,12 @@ def projected_transform(symbol: str, k: np.ndarray, parametrization: str = "loba
 
 
 def projected_potential(symbol: str, r: np.ndarray, parametrization: str = "lobato") -> np.ndarray:
-    """Projected potential of one atom, V·Å, at distance r > 0 (Å), in closed form (Bessel K0, K1)."""
+    """Projected potential of one atom, V·Å, at distance r > 0 (Å), in closed form (Bessel K0, K1); symbol: an element
+    or a `blend`."""
+    return sum((share * _element_potential(e, r, parametrization) for e, share in _parts(symbol)), np.zeros(()))
+
+
+def _element_potential(symbol: str, r: np.ndarray, parametrization: str) -> np.ndarray:
     p, r = _coefficients(symbol, parametrization), np.asarray(r, float)[..., None]
     if parametrization == "lobato":
         a, b = p

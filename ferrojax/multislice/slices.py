@@ -1,6 +1,7 @@
 """Slicing a specimen: which atom belongs to which slice, worked out eagerly into a static plan."""
 
 from collections.abc import Sequence
+from typing import Any
 from zlib import crc32
 
 import equinox as eqx
@@ -9,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ferrojax.checks import real_number
 from ferrojax.crystal import Atoms, shared_sites
+from ferrojax.crystal.atoms import check_specimen
 from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.errors import InputError, is_traced
+from ferrojax.multislice.scattering import blend
 
 EDGE = 1e-4
 """Å: an atom this close above a slice edge counts as on it (rounding of positions must not move atoms)."""
@@ -19,8 +23,13 @@ EDGE = 1e-4
 MOVED = 1.0
 """Å: atoms may move so far along the beam from the slice they were planned into."""
 
-TWIN = 1e-3
-"""Å: atoms of one element so close are parts of one atom."""
+TWIN, ALONG = 0.05, 0.15
+"""Å: atoms that share a site and lie so close, seen along the beam, are parts of one atom; what lies between them along
+the beam counts by the second number."""
+THINNEST, THICKEST = 0.05, 100.0
+"""Å, of a slice."""
+_BLENDS = 1000
+"""Numbers from here on stand for blends of elements."""
 
 PLANE = 2.2
 """Å: atoms of one element this close along the beam lie side by side, not behind each other."""
@@ -33,8 +42,8 @@ class SlicePlan(eqx.Module):
     site are of different kinds, so that atoms of one kind do not overlap. index: (slices, kinds, most) atom indices;
     present: 1 where the index is real, 0 where it pads. elements: of every kind.
     site: (atoms,) the first atom of the site that each atom shares; None where every atom has its own, and for windows.
-    twin: (atoms,) the first of the atoms of one element at the very same place, which alone is placed (`merged`);
-    None where there are none, and for windows.
+    twin: (atoms,) the first of the atoms of one element (of any, in a blended plan) at the same place, which alone is
+    placed (`merged`); None where there are none, and for windows.
     origin: (x, y) Å of the corner of a window cut out of the specimen, of extent `window` (x, y); None: the box.
     Plans of several windows are stacked along leading axes (`cut_windows`).
     """
@@ -85,10 +94,15 @@ class SlicePlan(eqx.Module):
         the whole, not the product of those of its parts, which a grid would cut off one by one."""
         if self.twin is None:
             return position, occupancy
-        total = jnp.zeros_like(occupancy).at[self.twin].add(occupancy)
+        total = self.totals(occupancy)
         weight = jnp.where(total[self.twin] > 0, occupancy / jnp.where(total > 0, total, 1)[self.twin], 0)
         centre = jnp.zeros_like(position).at[self.twin].add(weight[:, None] * position)
         return jnp.where(total[:, None] > 0, centre, position), total
+
+    def totals(self, occupancy: Float[Array | np.ndarray, " atoms"]) -> Float[Array, " atoms"]:
+        """Occupancy with the parts of one atom added up at the first of them, 0 at the others."""
+        occupancy = jnp.asarray(occupancy)
+        return occupancy if self.twin is None else jnp.zeros_like(occupancy).at[self.twin].add(occupancy)
 
     @property
     def depths(self) -> tuple[float, ...]:
@@ -115,6 +129,27 @@ class SlicePlan(eqx.Module):
         )
 
 
+def slice_step(value: Any) -> float:
+    """A slice thickness, Å."""
+    give = "give a ceiling in Å such as 2.0"
+    return real_number("slice_thickness", value, give, unit="Å", above=0.0, low=THINNEST, high=THICKEST)
+
+
+def depths_given(thicknesses: Any) -> tuple[float, ...] | None:
+    """Depths to read at (Å), positive and finite; None: the exit alone."""
+    if thicknesses is None:
+        return None
+    try:
+        values = np.asarray(thicknesses, float)
+    except (TypeError, ValueError) as error:
+        raise InputError("thicknesses", thicknesses, "must be numbers", "give a list in Å, e.g. [50.0]") from error
+    if values.ndim != 1 or not len(values):
+        raise InputError("thicknesses", thicknesses, "must be a list of depths", "give Å, e.g. [50.0, 100.0]")
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise InputError("thicknesses", thicknesses, "must be positive and finite", "give Å, e.g. [50.0, 100.0]")
+    return tuple(float(v) for v in values)
+
+
 def aligned_slices(atoms: Atoms, ceiling: float) -> float:
     """The slice thickness (Å) of at most `ceiling` at which every element's layers lie alike in all slices, best.
 
@@ -128,16 +163,25 @@ def aligned_slices(atoms: Atoms, ceiling: float) -> float:
     return depth / int(counts[np.argmax(coherence > coherence.max() - 0.02)])
 
 
-def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: Sequence[float] | None = None) -> SlicePlan:
+def plan_slices(
+    atoms: Atoms,
+    slice_thickness: float = 2.0,
+    thicknesses: Sequence[float] | None = None,
+    *,
+    blended: bool = False,
+) -> SlicePlan:
     """Cut the box into equal slices of at most `slice_thickness` (Å).
 
     thicknesses: Å, where to read signals: at the nearest slice edges, which `depths` tells.
+    blended: species that share a site are one atom with the sum of their potentials, in shares as `atoms` has them.
+    That is exp(iΣwφ) of a mixed site: right for occupancies that are known and not drawn, and what `simulate` does with
+    them by itself; otherwise every species has a core factor of its own, and a grid cuts off their product.
     Every atom falls into exactly one slice; one that thermal or polar motion lifts out of the box stays in
     the first or last slice, because the specimen is not periodic along the beam.
     """
+    check_specimen(atoms)
+    slice_thickness, thicknesses = slice_step(slice_thickness), depths_given(thicknesses)
     depth = atoms.box[2]
-    if not 0 < slice_thickness < np.inf:
-        raise InputError("slice_thickness", slice_thickness, "must be positive", "give Å, e.g. 2.0")
     count = max(1, int(np.ceil(depth / slice_thickness - 1e-6)))
     step = depth / count
     z = np.asarray(atoms.position[:, 2], float)
@@ -146,12 +190,14 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: Sequenc
         raise InputError("position", f"z = {worst:.3f} Å", "lies outside the box", f"keep 0 ≤ z < {depth:.3f} Å")
     layers = int(np.ceil(step / PLANE))
     site = shared_sites(atoms.position, atoms.box)
-    twin = None if site is None else shared_sites(atoms.position, atoms.box, TWIN, atoms.number)
+    seen = np.asarray(atoms.position, float) * [1, 1, ALONG]
+    twin = None if site is None else shared_sites(seen, atoms.box, TWIN, None if blended else atoms.number)
+    species, names = _species(atoms, twin if blended else None)
     placed = np.arange(len(z)) if twin is None else np.unique(twin)
     fine = np.clip(np.floor((z + EDGE) / step * layers).astype(int), 0, count * layers - 1)
     layer = fine // layers
     # element, layer of it, and which of the site's atoms of this element, as one number
-    number = (np.array(atoms.number) * layers + fine % layers) * len(z) + _rank_on_site(site, atoms.number)
+    number = (species * layers + fine % layers) * len(z) + _rank_on_site(site, tuple(species.tolist()))
     kinds, kind = np.unique(number[placed], return_inverse=True)
     index, present = _grouped(layer[placed] * len(kinds) + kind, count * len(kinds), placed)
     shape = (count, len(kinds), -1)
@@ -164,7 +210,7 @@ def plan_slices(atoms: Atoms, slice_thickness: float = 2.0, thicknesses: Sequenc
         None,
         None if site is None else jnp.asarray(site),
         None if twin is None else jnp.asarray(twin),
-        tuple(SYMBOLS[k // len(z) // layers] for k in kinds),
+        tuple(names[int(k) // len(z) // layers] for k in kinds),
         step,
         exits,
         atoms.box[:2],
@@ -205,6 +251,24 @@ def cut_windows(plan: SlicePlan, atoms: Atoms, centre: np.ndarray, window: tuple
         window,
         plan.made_for,
     )
+
+
+def _species(atoms: Atoms, twin: np.ndarray | None) -> tuple[Int[np.ndarray, " atoms"], dict[int, str]]:
+    """(atoms,) the number of each atom's species, and their names; twin: of atoms that are one blend of theirs."""
+    species = np.array(atoms.number)
+    names = {int(z): SYMBOLS[int(z)] for z in species}
+    if twin is None:
+        return species, names
+    share, blends = np.asarray(atoms.occupancy, float), dict[str, int]()
+    for first in np.unique(twin[np.bincount(twin, minlength=len(twin))[twin] > 1]):
+        mine = np.flatnonzero((twin == first) & (share > 0))
+        of_element = {names[z]: share[mine][species[mine] == z].sum() for z in species[mine].tolist()}
+        if len(of_element) == 1:
+            species[first] = species[mine[0]]
+        elif of_element:
+            name = blend({symbol: part / sum(of_element.values()) for symbol, part in of_element.items()})
+            species[first] = blends.setdefault(name, _BLENDS + len(blends))
+    return species, names | {number: name for name, number in blends.items()}
 
 
 def _mark(atoms: Atoms) -> int:

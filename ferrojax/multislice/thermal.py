@@ -17,7 +17,7 @@ from ferrojax.crystal.elements import SYMBOLS
 from ferrojax.crystal.sites import WHOLE, chosen_on_site
 from ferrojax.errors import InputError, is_traced
 from ferrojax.multislice.radial import amplitude_factor
-from ferrojax.multislice.slices import SlicePlan
+from ferrojax.multislice.slices import SlicePlan, plan_slices
 
 DRAWS = ("independent", "antithetic", "stratified")
 """How the displacements of several configurations depend on each other; see FrozenPhonons."""
@@ -137,6 +137,25 @@ def draws_composition(atoms: Atoms, thermal: ThermalModel) -> bool:
     return thermal is not None and not is_traced(atoms.occupancy) and is_partial(atoms)
 
 
+def weighs(plan: SlicePlan, atoms: Atoms, thermal: ThermalModel) -> bool:
+    """Whether any atom that this plan places is weighted with an occupancy between 0 and 1, or one that is traced."""
+    if not is_partial(atoms) or draws_composition(atoms, thermal):
+        return False
+    if is_traced(atoms.occupancy):
+        return True
+    total = np.asarray(plan.totals(np.asarray(atoms.occupancy)))
+    return bool(((total > 0) & (total < WHOLE)).any())
+
+
+def weighted_plan(plan: SlicePlan, atoms: Atoms, thermal: ThermalModel) -> SlicePlan:
+    """The plan as these atoms need it: blended where occupancies are weighted and known (`plan_slices`)."""
+    unknown = is_traced(atoms.occupancy) or is_traced(atoms.position) or plan.origin is not None
+    if unknown or not is_partial(atoms) or draws_composition(atoms, thermal) or plan.site is None:
+        return plan
+    with jax.ensure_compile_time_eval():
+        return plan_slices(atoms, plan.slice_thickness * (1 + 1e-9), plan.depths, blended=True)
+
+
 def drawn_occupancy(
     atoms: Atoms, thermal: ThermalModel, index: int, site: Int[Array, " atoms"] | None = None
 ) -> Float[Array, " atoms"]:
@@ -184,7 +203,8 @@ def _uniform(thermal: FrozenPhonons | FastThermal, index: Int[Array, ""], shape:
     key = key if what == "displacement" else jax.random.fold_in(key, 2**31 - 1)
     if thermal.draws != "stratified":
         return jax.random.uniform(jax.random.fold_in(key, _draw(thermal, index)), shape, jnp.float32)
-    interval = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, thermal.n), (thermal.n, *shape)), axis=0)
+    drawn = jax.random.uniform(jax.random.fold_in(key, thermal.n), (thermal.n, *shape), jnp.float32)
+    interval = jnp.argsort(drawn, axis=0)
     within = jax.random.uniform(jax.random.fold_in(key, index), shape, jnp.float32)
     return (interval[index] + within) / thermal.n
 

@@ -65,11 +65,24 @@ class Probe(eqx.Module):
         self.semiangle = _within("semiangle", semiangle, _SEMIANGLE, "mrad", *SEMIANGLE)
         self.source_size = _within("source_size", source_size, _SOURCE, "Å", 0.0, SOURCE_SIZE, (2,))
         self.focal_spread = _within("focal_spread", focal_spread, _SPREAD, "Å", 0.0, FOCAL_SPREAD)
-        self.defocus = _finite("defocus", defocus)
-        self.aberrations = {name: _finite(name, value) for name, value in aberrations.items()}
+        self.defocus = _length("defocus", defocus, FIRST_ORDER)
+        self.aberrations = {name: _length(name, value, _limit(name)) for name, value in aberrations.items()}
         widest = np.inf if is_traced(self.semiangle) else 2 * float(self.semiangle)
         remedy = "give the width in mrad of the soft edge, 0 for a hard one, at most twice the semi-angle"
         self.edge = real_number("edge", edge, remedy, unit="mrad", low=0.0, high=widest)
+
+    def guarded(self) -> "Probe":
+        """The same probe, checked again: its values may have come through JAX, or been replaced in it."""
+        _check_lengths(self.defocus, self.aberrations)
+        values = (
+            _within("semiangle", self.semiangle, _SEMIANGLE, "mrad", *SEMIANGLE),
+            _within("source_size", self.source_size, _SOURCE, "Å", 0.0, SOURCE_SIZE, (2,)),
+            _within("focal_spread", self.focal_spread, _SPREAD, "Å", 0.0, FOCAL_SPREAD),
+            _length("defocus", self.defocus, FIRST_ORDER),
+            {name: _length(name, value, _limit(name)) for name, value in self.aberrations.items()},
+        )
+        fields = ("semiangle", "source_size", "focal_spread", "defocus", "aberrations")
+        return eqx.tree_at(lambda p: [getattr(p, f) for f in fields], self, list(values))
 
     @property
     def wavelength(self) -> float:
@@ -120,12 +133,20 @@ def _within(
     return eqx.error_if(array, outside, f"{field}: must lie between {low:g} and {high:g} {unit}; {remedy}")
 
 
-def _finite(field: str, value: Any) -> Array:
-    """One number; where it is traced, NaN and infinity are refused as the program runs."""
+def _length(field: str, value: Any, limit: float) -> Array:
+    """One number; where it is traced, what is not finite or beyond ± limit is refused as the program runs."""
     array = _array(value)
     if not is_traced(array):
         return array
-    return eqx.error_if(array, ~jnp.isfinite(jax.lax.stop_gradient(array)), f"{field}: must be finite")
+    bad = ~(jnp.abs(jax.lax.stop_gradient(array)) <= limit)
+    return eqx.error_if(array, bad, f"{field}: must be finite and within ± {limit:g}")
+
+
+def _limit(name: str) -> float:
+    """The largest size of a coefficient (Å) or azimuth (rad)."""
+    if name in AZIMUTHS:
+        return 4 * np.pi
+    return FIRST_ORDER if ABERRATIONS[name][0] == 1 else HIGHER_ORDER
 
 
 def _check_lengths(defocus: Any, aberrations: Any) -> None:
@@ -141,12 +162,12 @@ def _check_lengths(defocus: Any, aberrations: Any) -> None:
             known = ", ".join(sorted([*ABERRATIONS, *AZIMUTHS]))
             raise InputError("aberrations", name, "unknown coefficient", f"choose from {known}")
         if name in AZIMUTHS:
-            check_numbers(name, value, "give rad: 30° is 0.52", unit="rad", low=-4 * np.pi, high=4 * np.pi)
+            check_numbers(name, value, "give rad: 30° is 0.52", unit="rad", low=-_limit(name), high=_limit(name))
             if AZIMUTHS[name] not in aberrations:
                 problem = f"is the azimuth of {AZIMUTHS[name]}, which is not given"
                 raise InputError("aberrations", name, problem, f'give "{AZIMUTHS[name]}" in Å as well')
             continue
-        limit = FIRST_ORDER if ABERRATIONS[name][0] == 1 else HIGHER_ORDER
+        limit = _limit(name)
         check_numbers(name, value, "give Å: 1 µm is 1e4, 1 mm is 1e7", unit="Å", low=-limit, high=limit)
 
 
