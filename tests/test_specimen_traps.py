@@ -233,8 +233,9 @@ def test_draws_need_the_right_objects():
 
 def test_atoms_linked_by_others_share_a_site():
     """Four thirds in a chain of 0.25 Å: drawn as one site, they would leave the last hardly there."""
+    chain = fj.Atoms([[2 + 0.25 * i, 2.0, 1.0] for i in range(4)], [82] * 4, (8, 8, 4), 0.05, [0.33] * 4)
     with pytest.raises(fj.InputError, match=r"atoms 0 and 1, occupancies sum to 1.320"):
-        fj.Atoms([[2 + 0.25 * i, 2.0, 1.0] for i in range(4)], [82] * 4, (8, 8, 4), 0.05, [0.33] * 4)
+        check_atoms(chain)
 
 
 def test_displacements_in_pm_and_cells_in_pm_are_told():
