@@ -320,7 +320,7 @@ def test_what_is_derived_keeps_its_depths(atoms):
 def test_exit_waves_say_what_they_need(atoms, change, match):
     change = change | ({"plan": plan_slices(atoms)} if change.get("plan") is True else {})
     with pytest.raises(InputError, match=match):
-        exit_wave(atoms, PlaneWave(200e3), Grid.for_box(*atoms.box[:2], 0.1), **change)
+        exit_wave(atoms, PlaneWave(200e3), Grid.for_box(*atoms.box[:2], 0.1), **change)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-from ferrojax.crystal import Atoms, Crystal, displaced_supercell
+from ferrojax.constants import wavelength
+from ferrojax.crystal import Atoms, Crystal, displaced_supercell, shared_sites
 from ferrojax.detection import AnnularDetector
 from ferrojax.detection.tilted_operator import TiltedOperators, tilted_operators
 from ferrojax.errors import InputError
@@ -40,6 +41,8 @@ LINEAR = ((1, 0), (0, 1))
 MODE = "mode"
 MODE_SPECIMENS, TRIED = 5, 100
 """Boxes displaced along the mode, and random choices of their displacements, of which the best is taken."""
+OFFSETS = ((0.0, 0.0), (0.5, 0.5))
+"""Of the lattices of tilts that pairs of configurations see in turn, in steps: both have the symmetry of a square."""
 SQUARE = 8
 """Operations of a square, for which MODE_SPECIMENS are enough."""
 PARITIES = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -80,14 +83,15 @@ def cell_response(
     thicknesses: Sequence[float],
     max_semiangle: float = 25.0,
     max_tilt: float = 7.0,
-    configurations: int = 2,
+    configurations: int = 4,
     seed: int = 0,
     progress: Callable[[int, int], Any] | None = None,
 ) -> CellResponse:
     """The response of a crystal with an orthogonal cell, seen along its third axis.
 
     thicknesses: Å, exit planes. max_semiangle, max_tilt: mrad. configurations: of phonons, antithetic pairs, the same
-    in all specimens. progress: called with (specimens done, of how many).
+    in all specimens; every second pair sees the tilts halfway between those of the first, so that two are enough for
+    thick crystals, whose operators turn within 3 mrad. progress: called with (specimens done, of how many).
     Errors: InputError for a crystal without B, and as `displaced_supercell` and `tilted_operators`.
     """
     if "B" not in crystal.label:
@@ -101,31 +105,35 @@ def cell_response(
     specimens = [(), *_specimens(crystal, operations, b_site)]
     depth = int(np.ceil(max(thicknesses) / cell[2] - 1e-6))
     plan = plan_slices(_moved(crystal, depth, ()), cell[2] / 2 + 1e-3, list(thicknesses))
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
-    table = shape = None
+    lattices = OFFSETS[: configurations // 2]
+    drawn: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in lattices] for name in detectors}
+    tables: list[_Table] = []
     for pair in range(configurations // 2):
+        lattice = pair % len(lattices)
         values: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
         for done, specimen in enumerate(specimens):
-            thermal = FastThermal(2, seed=seed + pair)
-            atoms = _moved(crystal, depth, specimen)
-            found = tilted_operators(atoms, energy, max_semiangle, detectors, thermal, plan, max_tilt=max_tilt)
-            shape = next(iter(found.values()))
-            if table is None:
-                table = _Table.of(crystal, shape, operations, b_site, term, specimens)
+            thermal = FastThermal(2, seed=_seed(seed, pair))
+            found = tilted_operators(
+                _moved(crystal, depth, specimen), energy, max_semiangle, detectors, thermal, plan,
+                max_tilt=max_tilt, offset=lattices[lattice],
+            )  # fmt: skip
+            if len(tables) == lattice:
+                tables.append(_Table.of(crystal, next(iter(found.values())), operations, b_site, term, specimens))
             for name, operators in found.items():
-                values[name].append(table.centred(operators))
+                values[name].append(tables[lattice].centred(operators))
             if progress is not None:
                 progress(pair * len(specimens) + done + 1, configurations // 2 * len(specimens))
-        assert table is not None
         for name, value in values.items():
-            drawn[name].append(table.fitted(value))
-    assert table is not None
-    assert shape is not None
+            drawn[name][lattice].append(tables[lattice].fitted(value))
+    table = tables[0]
     return CellResponse(
-        {name: jnp.asarray(np.mean(each, axis=0)) for name, each in drawn.items()},
-        {name: _scatter(each) for name, each in drawn.items()},
+        {
+            name: jnp.asarray(np.concatenate([np.mean(each, axis=0) for each in draws], axis=1))
+            for name, draws in drawn.items()
+        },
+        {name: _scatter(draws) for name, draws in drawn.items()},
         np.array(plan.exits) * plan.slice_thickness,
-        shape.tilt,
+        np.concatenate([t.tilt for t in tables]),
         table.beam,
         np.stack([table.pairs.first, table.pairs.second], -1),
         table.pairs.q,
@@ -135,6 +143,11 @@ def cell_response(
         max_semiangle,
         crystal.name,
     )
+
+
+def _seed(seed: int, pair: int) -> int:
+    """Of one pair: none that another seed has."""
+    return int(np.random.SeedSequence([seed, pair]).generate_state(1)[0] >> 1)
 
 
 class Moved(NamedTuple):
@@ -151,8 +164,17 @@ def _moved_by(mover: str, cell, by) -> Moved:
 
 
 def _movers(crystal: Crystal) -> list[str]:
-    """Sites that may leave the mode: all but B, which leads it."""
-    return [f"{i}:{label}" for i, label in enumerate(crystal.label) if label != "B"]
+    """Sites that may leave the mode, each with all species on it: all but B, which leads it."""
+    home = _home(crystal)
+    return [f"{i}:{label}" for i, label in enumerate(crystal.label) if label != "B" and home[i] == i]
+
+
+def _home(crystal: Crystal) -> np.ndarray:
+    """(sites,) the first of the species that share each one's place."""
+    position = np.asarray(crystal.position, float) * np.diag(np.asarray(crystal.cell, float))
+    box = np.diag(np.asarray(crystal.cell, float))
+    shared = shared_sites(position, (box[0], box[1], box[2]))
+    return np.arange(len(position)) if shared is None else shared
 
 
 def _terms(crystal: Crystal) -> tuple[tuple[str, int, int], ...]:
@@ -212,7 +234,7 @@ def _image(crystal: Crystal, specimen: tuple[Moved, ...], g: np.ndarray, b_site:
             site = int(mover.split(":")[0])
             moved = np.append(g @ (position[site, :2] - b_site) + b_site, position[site, 2])
             apart = (moved - position) / cell
-            j = int(np.argmin(np.linalg.norm((apart - np.round(apart)) * cell, axis=1)))
+            j = int(_home(crystal)[np.argmin(np.linalg.norm((apart - np.round(apart)) * cell, axis=1))])
             image, there = f"{j}:{crystal.label[j]}", there + np.round(apart[j, :2])
         found.append(_moved_by(image, there, g @ np.array(by)))
     return tuple(found)
@@ -241,13 +263,14 @@ def _moved(crystal: Crystal, depth: int, specimen: tuple[Moved, ...]) -> Atoms:
     position = np.array(atoms.position, float).reshape(depth, CELLS, CELLS, sites, 3)
     for mover, (x, y), by in specimen:
         if mover != MODE:
-            position[:, y, x, int(mover.split(":")[0]), :2] += by
+            position[:, y, x, _home(crystal) == int(mover.split(":")[0]), :2] += by
     return eqx.tree_at(lambda a: a.position, atoms, jnp.asarray(position.reshape(-1, 3), atoms.position.dtype))
 
 
 class _Table(NamedTuple):
-    """From the operators of all specimens to the terms."""
+    """From the operators of all specimens to the terms, for one lattice of tilts (mrad)."""
 
+    tilt: np.ndarray
     pairs: Pairs
     beam: np.ndarray
     origin: np.ndarray
@@ -257,7 +280,9 @@ class _Table(NamedTuple):
     @staticmethod
     def of(crystal, shape: TiltedOperators, operations, b_site, term, specimens) -> "_Table":
         cell = np.diag(np.asarray(crystal.cell, float))[:2]
-        beam, node = np.array(shape.beam), np.array(shape.node)
+        beam = np.array(shape.beam)
+        step = wavelength(shape.energy) * 1e3 / (CELLS * cell)
+        node = np.round(2 * shape.tilt / step).astype(int)  # in half steps, the offset included
         pairs = beam_pairs(beam, CELLS * cell, FINEST)
         place = {tuple(n): i for i, n in enumerate(node.tolist())}
         turns = []
@@ -270,7 +295,7 @@ class _Table(NamedTuple):
         for parity in PARITIES:
             of_parity = np.flatnonzero((pairs.q % CELLS == parity).all(1))
             solve.append((of_parity, np.linalg.pinv(_design(images, term[1:], parity))))
-        return _Table(pairs, beam, b_site / (CELLS * cell), turns, solve)
+        return _Table(shape.tilt, pairs, beam, b_site / (CELLS * cell), turns, solve)
 
     def centred(self, operators: TiltedOperators) -> np.ndarray:
         """(nodes, exits, pairs) about B of the first cell."""
@@ -300,11 +325,14 @@ class _Table(NamedTuple):
         return found
 
 
-def _scatter(drawn: list[np.ndarray]) -> np.ndarray:
-    """(terms,) relative standard error of the mean over draws; NaN of a single one."""
-    if len(drawn) < 2:
-        return np.full(len(drawn[0]), np.nan)
-    axes = (1, 2, 3)
-    mean = np.mean(drawn, axis=0)
-    spread = sum((np.abs(d - mean) ** 2).sum(axes) for d in drawn) / (len(drawn) - 1) / len(drawn)
-    return np.sqrt(spread / (np.abs(mean) ** 2).sum(axes))
+def _scatter(drawn: list[list[np.ndarray]]) -> np.ndarray:
+    """(terms,) relative standard error of the mean over draws (lattice by lattice); NaN where one has a single draw."""
+    spread = size = np.zeros(len(drawn[0][0]))
+    for draws in drawn:
+        if len(draws) < 2:
+            return np.full(len(spread), np.nan)
+        mean = np.mean(draws, axis=0)
+        off = sum((np.abs(d - mean) ** 2).sum((1, 2, 3)) for d in draws)
+        spread = spread + off / (len(draws) - 1) / len(draws)
+        size = size + (np.abs(mean) ** 2).sum((1, 2, 3))
+    return np.sqrt(spread / size)

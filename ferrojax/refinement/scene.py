@@ -1,6 +1,7 @@
 """Images of cells under one recording, from the response of their crystal."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
@@ -13,9 +14,10 @@ from ferrojax.optics import Probe, probe_spectrum
 from ferrojax.products import EXACT
 from ferrojax.refinement.response import CellResponse
 
-LENGTH = 2.0
-"""Steps of the lattice of tilts over which operators are alike: the length of the Gaussian that interpolates them."""
-NUGGET = 1e-6
+LENGTH = 1.4
+"""Steps between neighbouring nodes of tilt: the length of the Gaussian that interpolates operators between them."""
+NUGGET = 1e-4
+"""Keeps the interpolation within what single precision bears (1e-4 for the nodes of two lattices)."""
 
 
 class Waves(eqx.Module):
@@ -57,25 +59,38 @@ def _step(nodes: np.ndarray) -> float:
     return float(apart[apart > 0].min(initial=np.inf))
 
 
+def _slack(nodes: np.ndarray) -> float:
+    """mrad beyond the outermost node that are still interpolated."""
+    return _step(nodes) / 2 if len(nodes) > 1 else 1e-6
+
+
 def _check_tilt(nodes: np.ndarray, tilt) -> None:
     """Between nodes, or within half a step of one."""
     if is_traced(tilt):
         return
     x, y = (float(v) for v in np.asarray(tilt, float))
     farthest = np.linalg.norm(nodes, axis=1).max()
-    beyond = np.hypot(x, y) - farthest if len(nodes) > 1 else np.hypot(x, y)
-    if beyond > (_step(nodes) / 2 if len(nodes) > 1 else 0.0):
+    if np.hypot(x, y) > farthest + _slack(nodes):
         problem = f"lies outside the tilts that were simulated, up to {farthest:.1f} mrad"
         raise InputError("tilt", f"({x:g}, {y:g}) mrad", problem, "make the response with a larger max_tilt")
 
 
 def tilt_weights(nodes: Float[np.ndarray, "nodes 2"], tilt) -> Float[Array, " nodes"]:
-    """Weights of the nodes at one tilt: a Gaussian process through them (radial basis functions)."""
+    """Weights of the nodes at one tilt: a Gaussian process through them (radial basis functions).
+
+    A tilt that is traced and lies outside the nodes stops the program as it runs.
+    """
+    tilt = jnp.asarray(tilt, jnp.result_type(float))
+    if is_traced(tilt):
+        known = jax.lax.stop_gradient(tilt)
+        farthest = np.linalg.norm(nodes, axis=1).max() + _slack(nodes)
+        problem = f"tilt: lies outside the tilts that were simulated, up to {farthest:.1f} mrad"
+        tilt = eqx.error_if(tilt, ~((known**2).sum() <= farthest**2 + 1e-6), problem)
     apart = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
     scale = 1 / (2 * (LENGTH * _step(nodes)) ** 2)
     inverse = np.linalg.inv(np.exp(-(apart**2) * scale) + NUGGET * np.eye(len(nodes)))
-    near = jnp.exp(-((jnp.asarray(tilt) - nodes) ** 2).sum(-1) * scale)
-    weight = near @ jnp.asarray(inverse, near.dtype)
+    near = jnp.exp(-((tilt - nodes) ** 2).sum(-1) * scale)
+    weight = jnp.matmul(near, jnp.asarray(inverse, near.dtype), precision=EXACT)
     return weight / weight.sum()
 
 
@@ -85,5 +100,6 @@ def image_of(waves: Waves, coefficient, at: Float[Array | np.ndarray, "n 2"], so
     xx, yy, xy = source
     blur = jnp.exp(-2 * jnp.pi**2 * (xx * q[:, 0] ** 2 + yy * q[:, 1] ** 2 + 2 * xy * q[:, 0] * q[:, 1]))
     twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
-    total = (jnp.asarray(coefficient) @ waves.value) * blur * twice
-    return (jnp.exp(2j * jnp.pi * (jnp.asarray(at) @ q.T)) @ total).real
+    total = jnp.matmul(jnp.asarray(coefficient), waves.value, precision=EXACT) * blur * twice
+    phase = jnp.exp(2j * jnp.pi * jnp.matmul(jnp.asarray(at), jnp.asarray(q.T, blur.dtype), precision=EXACT))
+    return jnp.matmul(phase, total, precision=EXACT).real
