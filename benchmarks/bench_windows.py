@@ -10,6 +10,7 @@ core's cache (9 waves), on one device and on one a core; fresh processes, twice 
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from time import perf_counter
 import numpy as np
 from common import RESULTS, write_result
 
-from ferrojax import use_all_cores
 from ferrojax.crystal import displaced_supercell, material
 from ferrojax.detection import AnnularDetector, Scan, simulate
 from ferrojax.grid import Grid
@@ -86,8 +86,7 @@ def timed(atoms, scan, **how) -> list[float]:
     return seconds
 
 
-def half_field(batch: int | None, devices: int) -> dict:
-    use_all_cores(devices)
+def half_field(batch: int | None) -> dict:
     atoms = specimen(SMALL, 10)
     scan = Scan.grid((0, 0), (atoms.box[0], atoms.box[1] / 2), (4 * SMALL, 8 * SMALL))
     return {"again": timed(atoms, scan, batch=batch)[1]}
@@ -98,14 +97,15 @@ def batches(folder) -> None:
     for _ in range(2):
         for devices in (1, 2):
             for batch in (None, BEFORE):
-                row = {"devices": devices, "batch": batch} | fresh("half", str(batch or 0), str(devices))
+                row = {"devices": devices, "batch": batch} | fresh("half", str(batch or 0), devices=devices)
                 rows.append(row)
                 print(row, flush=True)
     print(write_result("windows_batches", {"half_field": rows}, folder))
 
 
-def fresh(*task: str) -> dict:
-    done = subprocess.run([sys.executable, __file__, *task], capture_output=True, text=True, check=True)
+def fresh(*task: str, devices: int = 1) -> dict:
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    done = subprocess.run([sys.executable, __file__, *task], capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -128,8 +128,8 @@ def main(folder) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 2 and sys.argv[1] == "field":
         print(json.dumps(field(int(sys.argv[2]))))
-    elif len(sys.argv) > 3 and sys.argv[1] == "half":
-        print(json.dumps(half_field(int(sys.argv[2]) or None, int(sys.argv[3]))))
+    elif len(sys.argv) > 2 and sys.argv[1] == "half":
+        print(json.dumps(half_field(int(sys.argv[2]) or None)))
     elif len(sys.argv) > 1 and sys.argv[1] == "batches":
         batches(sys.argv[2] if len(sys.argv) > 2 else RESULTS)
     else:

@@ -16,6 +16,7 @@ from ferrojax.refinement import cell_response
 from ferrojax.refinement.response import REACH
 from ferrojax.refinement.scene import image_of, tilt_weights, waves_of
 from ferrojax.refinement.symmetry import beam_pairs, plane_operations
+from tests.test_products import products
 
 DETECTORS = {"haadf": AnnularDetector(60, np.inf), "abf": AnnularDetector(11, 21)}
 PLANES = [4.0, 8.0, 12.0, 16.0]
@@ -133,6 +134,19 @@ def test_a_displaced_cell_is_its_clean_image_and_its_response(response, detector
     assert np.linalg.norm(clean - before) < 0.01 * np.linalg.norm(before - before.mean())
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
     assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=1e-2)
+
+
+def test_products_are_in_full_precision(response):
+    """A GPU would round the weights of tilts, whose terms cancel, to three digits."""
+
+    def signal(tilt):
+        waves = waves_of(response, "haadf", Probe(200e3, 20.0, edge=3.0), 12.0, tilt)
+        return image_of(waves, jnp.ones(len(response.term)), np.zeros((3, 2)))
+
+    found = products(jax.make_jaxpr(signal)(jnp.array([1.0, -2.0])).jaxpr)
+    assert len(found) >= 4
+    for equation in found:
+        assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
 
 
 def test_a_column_by_itself_moves_its_own_image(response):

@@ -20,7 +20,7 @@ from ferrojax.optics import Probe
 WITHIN = 0.68
 """FastThermal: outer angle of a detector that ends within the band limit, as part of it."""
 CLEAR = 0.84
-"""Explicit phonons: part of the band limit up to which rings are within 1 %, and beyond which 2 to 30 % are missing
+"""Explicit phonons: part of the band limit up to which rings are within 2 %, and beyond which 3 to 25 % are missing
 (benchmarks/bench_explicit_rings.py)."""
 STARTS, ENDS = 1.6, 1.12
 """FastThermal: a ring that takes what is lost starts below K/STARTS and ends above K·ENDS."""
@@ -130,7 +130,7 @@ def check_reach(
         if end <= reach:
             warnings.warn(
                 f"detector: {span} ends close to the grid's band limit of {reach:.0f} mrad, where waves fold over: it "
-                f"may come out 2 to 30 % low; use a sampling {clear * reach / end:.2f} times this one, or None",
+                f"may come out 3 to 25 % low; use a sampling {clear * reach / end:.2f} times this one, or None",
                 stacklevel=5,
             )
             continue
