@@ -29,7 +29,8 @@ class NumericOptions(TypedDict, total=False):
 class Numerics(eqx.Module):
     """Numerical settings of a simulation; all static.
 
-    sampling: a ceiling in Å per pixel (None: 0.045, or what FastThermal needs), or a Grid of the whole box.
+    sampling: a ceiling in Å per pixel (None: 0.045, finer where a detector needs it; or what FastThermal needs), or a
+    Grid of the whole box.
     slice_thickness: a ceiling in Å (None: 2.1, in step with the atomic layers). transmission: "renormalised",
     "conventional" or "abtem". parametrization of the scattering factors: "lobato" or "kirkland".
     window: Å of specimen that every probe sees around it, "auto" (from the probe and the depth) or None (the periodic

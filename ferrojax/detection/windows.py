@@ -99,11 +99,11 @@ def _padded(index: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.pad(index.ravel(), (0, shape[0] * shape[1] - index.size), mode="edge")
 
 
-def lattice_period(atoms: Atoms, most: float = 9.0) -> tuple[float, float] | None:
+def lattice_period(atoms: Atoms, most: float = 24.0) -> tuple[float, float] | None:
     """The shortest (x, y) Å, whole parts of the box, that carry nearly every atom near one of its kind; else None.
 
-    Near is 0.7 Å, so that polar displacements and relaxations pass, but 0.1 Å on average. Periods above `most` Å are
-    of no use to windows.
+    Near is 0.7 Å, so that polar displacements and relaxations pass, but 0.1 Å on average. A window of whole
+    periods above `most` Å (superlattices have them) would be larger than it needs to be.
     """
     from scipy.spatial import KDTree
 
