@@ -38,8 +38,8 @@ def atoms():
     thickness=st.sampled_from([0.7, 1.0, 2.0, 3.3, 20.0, 50.0]),
 )
 def test_every_atom_falls_into_exactly_one_slice(z, thickness):
-    position = np.stack([np.zeros(len(z)), np.zeros(len(z)), z], -1)
-    plan = plan_slices(Atoms(position, [8] * len(z), (4, 4, 20)), thickness)
+    position = np.stack([0.5 * np.arange(len(z)), np.zeros(len(z)), z], -1)  # side by side: none shares a site
+    plan = plan_slices(Atoms(position, [8] * len(z), (4 + 0.5 * len(z), 4, 20)), thickness)
     assert plan.present.sum() == len(z)
     assert sorted(np.asarray(plan.index)[np.asarray(plan.present) > 0]) == list(range(len(z)))
 
