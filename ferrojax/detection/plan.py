@@ -35,7 +35,7 @@ WORKING = 2**28
 CACHE = 5 * 2**18
 """Bytes of waves that a processor's caches hold. A larger batch leaves them, and XLA then multiplies on several threads
 and transforms on one: twice as slow at 200 × 200 pixels (9 waves against 4), 1.4 times with a device for every core."""
-PROGRAM = 2**28
+PROGRAM = 200 * 2**20
 """Bytes that compiling and running take whatever the size."""
 FULL = 0.9
 """Of a side of the box: a region that needs more of it takes all of it."""
