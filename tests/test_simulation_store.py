@@ -83,7 +83,7 @@ def test_what_cannot_be_written_or_held_is_told_before_anything_is_computed(atom
     (tmp_path / "file").touch()
     with pytest.raises(fj.InputError, match="path: cannot be written"):
         fj.simulate_to_zarr(tmp_path / "file" / "scan.zarr", atoms, PROBE, SCAN, DETECTORS, **ARGUMENTS)
-    with pytest.raises(fj.InputError, match=r"memory: GiB do not hold a single position.*allow 0\.3 GiB"):
+    with pytest.raises(fj.InputError, match=r"memory: GiB do not hold a single position.*allow 0\.2 GiB"):
         fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, DETECTORS, memory=0.01, **ARGUMENTS)
     with pytest.raises(fj.InputError, match="memory: must be positive"):
         fj.simulate_to_zarr(tmp_path / "scan.zarr", atoms, PROBE, SCAN, DETECTORS, memory=-1, **ARGUMENTS)
