@@ -163,14 +163,15 @@ def test_only_the_last_used_programs_stay(tmp_path):
 
 def test_info_says_what_is_used(tmp_path):
     cores = available_cores()
+    share = "`ferrojax simulate` shares its work over all; in Python fj.use_all_cores() does, called first"
     lines = printed(INFO, tmp_path)
     assert any(line.startswith("1 device: cpu") for line in lines)
-    assert f"cores: 1 of {cores} seen by JAX; fj.use_all_cores() shares fj.simulate over all" in lines
+    assert f"cores: 1 of {cores} seen by JAX; {share}" in lines
     assert "compiled programs: not kept; FERROJAX_CACHE=1 keeps them for the next command" in lines
     folder = tmp_path / "ferrojax" / machine_key()
     lines = printed(INFO, tmp_path, FERROJAX_CACHE="1", XLA_FLAGS=f"{FLAG}=3")
     assert any(line.startswith("3 devices: cpu") for line in lines)
-    assert f"cores: 3 of {cores} seen by JAX; fj.use_all_cores() shares fj.simulate over all" in lines
+    assert f"cores: 3 of {cores} seen by JAX; {share}" in lines
     assert f"compiled programs: 0.0 MB in {folder}" in lines
     assert folder.is_dir()
 
