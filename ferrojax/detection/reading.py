@@ -201,26 +201,37 @@ def _stack(arrays: tuple[Array, ...]) -> Array:
 def _shared_out(detector: Detector, grid: Grid, probe: Probe) -> Response:
     """The response of a detector on a window's wide pixels: those that its edges cross are shared out by area.
 
-    Pixels on the edge of the bright disc stay whole, because the aperture takes them whole.
+    The aperture takes pixels on the edge of the bright disc whole: only the part of them counts that lies on the side
+    of that edge where their middle is. Where the semi-angle is traced, they stay whole.
     """
     response = detector.response(grid, probe.wavelength)
-    if not isinstance(response, WeightedSum):
-        return response
-    weights = np.asarray(response.weights)
     parts = next((n for n in (5, 3) if max(grid.shape) * n <= FINEST), 1)
-    if parts > 1:
-        rows, cols = grid.shape
-        y, x = grid.offset
-        finer = Grid((rows * parts, cols * parts), grid.sampling, (parts * y, parts * x))
-        fine = detector.response(finer, probe.wavelength)
-        assert isinstance(fine, WeightedSum)
-        weights = np.roll(np.asarray(fine.weights), (parts // 2, parts // 2), (-2, -1))
-        weights = weights.reshape(*weights.shape[:-2], rows, parts, cols, parts).mean((-3, -1))
-    if not probe.edge:
-        pixel, angle = probe.wavelength * 1e3 / min(grid.extent), grid.k * probe.wavelength * 1e3
-        if is_traced(probe.semiangle):
-            return WeightedSum(jnp.where(jnp.abs(angle - probe.semiangle) < pixel, response.weights, weights))
-        weights = np.where(np.abs(angle - float(probe.semiangle)) < pixel, response.weights, weights)
+    if not isinstance(response, WeightedSum) or parts == 1:
+        return response
+    y, x = grid.offset
+    finer = Grid((grid.shape[0] * parts, grid.shape[1] * parts), grid.sampling, (parts * y, parts * x))
+    fine = detector.response(finer, probe.wavelength)
+    assert isinstance(fine, WeightedSum)
+    angle, fine_angle = (g.k * probe.wavelength * 1e3 for g in (grid, finer))
+    split = _in_pixels(np.asarray(fine.weights), parts)
+    if probe.edge:
+        return _weighted(split.mean((-3, -1)))
+    if is_traced(probe.semiangle):
+        on_edge = jnp.abs(angle - probe.semiangle) < probe.wavelength * 1e3 / min(grid.extent)
+        return WeightedSum(jnp.where(on_edge, response.weights, split.mean((-3, -1))))
+    inside = angle < float(probe.semiangle)
+    counts = _in_pixels(fine_angle < float(probe.semiangle), parts) == inside[:, None, :, None]
+    return _weighted((split * counts).sum((-3, -1)) / counts.sum((-3, -1)))
+
+
+def _in_pixels(fine: np.ndarray, parts: int) -> np.ndarray:
+    """(..., rows, parts, cols, parts): the parts of every pixel, from those of all, in FFT order."""
+    fine = np.roll(fine, (parts // 2, parts // 2), (-2, -1))
+    rows, cols = fine.shape[-2] // parts, fine.shape[-1] // parts
+    return fine.reshape(*fine.shape[:-2], rows, parts, cols, parts)
+
+
+def _weighted(weights: np.ndarray) -> WeightedSum:
     return WeightedSum(jnp.asarray(weights.astype(jnp.result_type(float))))
 
 
