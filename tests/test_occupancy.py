@@ -10,6 +10,7 @@ import pytest
 
 from ferrojax.crystal import Atoms
 from ferrojax.detection import AnnularDetector, Scan, simulate
+from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import (
     FastThermal,
@@ -192,6 +193,27 @@ def test_draws_do_not_blend():
     mixed = column({82: 0.5, 38: 0.5}, rms=0.05)
     thermal = FrozenPhonons(2, seed=1)
     drawn = signals(mixed, thermal)["haadf"]
-    plan = plan_slices(mixed, 2.0)
-    assert plan.elements == ("Sr", "Pb")
-    np.testing.assert_allclose(signals(mixed, thermal, plan=plan, slice_thickness=None)["haadf"], drawn, rtol=1e-5)
+    for blended, elements in ((False, ("Sr", "Pb")), (True, ("Pb*0.500000+Sr*0.500000",))):
+        plan = plan_slices(mixed, 2.0, blended=blended)
+        assert plan.elements == elements
+        np.testing.assert_allclose(signals(mixed, thermal, plan=plan, slice_thickness=None)["haadf"], drawn, rtol=1e-5)
+
+
+def test_a_blend_has_the_shares_of_the_atoms_it_is_used_for():
+    """Where it can be made anew it is; where positions are traced other occupancies are refused."""
+    mixed, other = column({82: 0.5, 38: 0.5}), column({82: 0.8, 38: 0.2})
+    plan = plan_slices(mixed, 2.0, blended=True)
+    expected = signals(other)["haadf"]
+    np.testing.assert_allclose(signals(other, plan=plan, slice_thickness=None)["haadf"], expected, rtol=1e-5)
+
+    def traced(atoms):
+        def image(position):
+            moved = eqx.tree_at(lambda a: a.position, atoms, position)
+            return simulate(moved, PROBE, ON_COLUMN, HAADF, plan=plan, sampling=0.08, window=None)["haadf"].data
+
+        return jax.jit(image)(atoms.position)
+
+    own = signals(mixed, plan=plan, slice_thickness=None, route="auto")["haadf"]
+    np.testing.assert_allclose(traced(mixed), own, rtol=1e-4)
+    with pytest.raises(InputError, match="plan: has shares of its own"):
+        traced(other)

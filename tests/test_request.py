@@ -242,7 +242,7 @@ def test_a_probe_with_a_source_may_be_an_argument_of_jit(atoms):
     assert np.ptp(expected) < 0.9 * np.ptp(sharp)
     np.testing.assert_allclose(jax.jit(image)(blurred), expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
     np.testing.assert_allclose(jax.jit(image)(PROBE), sharp, rtol=1e-3, atol=1e-3 * np.ptp(sharp))
-    with pytest.raises(Exception, match="semiangle: traced, with a source, it must be at most 40 mrad"):
+    with pytest.raises(Exception, match=r"semiangle: traced, with a source .*, it must be at most 40 mrad"):
         jax.jit(image)(Probe(200e3, 45.0)).block_until_ready()
 
 
@@ -320,7 +320,7 @@ def test_what_is_derived_keeps_its_depths(atoms):
 def test_exit_waves_say_what_they_need(atoms, change, match):
     change = change | ({"plan": plan_slices(atoms)} if change.get("plan") is True else {})
     with pytest.raises(InputError, match=match):
-        exit_wave(atoms, PlaneWave(200e3), Grid.for_box(*atoms.box[:2], 0.1), **change)  # pyright: ignore[reportCallIssue]
+        exit_wave(atoms, PlaneWave(200e3), Grid.for_box(atoms.box[0], atoms.box[1], 0.1), **change)
 
 
 @pytest.mark.parametrize(

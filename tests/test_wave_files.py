@@ -36,6 +36,7 @@ def test_the_exit_wave_of_a_crystal_is_kept(tmp_path):
         ("wave: is no complex array", {"wave": WAVE[:, :5]}),
         ("wave: must be finite", {"wave": WAVE * np.nan}),
         ("energy: must be at least 10000", {"energy": 200.0}),
+        ("energy: must be at least 10000", {"energy": 0.0}),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

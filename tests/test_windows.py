@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ferrojax.crystal import Atoms, displaced_supercell, material
+from ferrojax.crystal import Atoms, displaced_supercell, material, oriented_supercell
 from ferrojax.detection import (
     AnnularDetector,
     CentreOfMass,
@@ -15,7 +15,7 @@ from ferrojax.detection import (
     plan_simulation,
     simulate,
 )
-from ferrojax.detection.windows import window_size
+from ferrojax.detection.windows import lattice_period, window_size
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import FrozenPhonons, plan_slices
@@ -143,6 +143,22 @@ def test_a_window_nearly_as_large_as_the_box_is_the_box():
     run = plan_simulation(atoms, PROBE, scan, {"adf": AnnularDetector(60, 90)}, window=33.0)
     assert run.grid.extent == pytest.approx(atoms.box[:2])
     assert run.waves == 16
+
+
+def test_windows_of_a_superlattice_hold_whole_periods():
+    """Every third Sr is Ba: 11.7 Å, symmetric about Ba; a window that cuts the period has an asymmetry of 2e-3."""
+    plain = oriented_supercell(material("SrTiO3"), (0, 0, 1), repeats=(9, 9, 4)).atoms
+    position, number = np.asarray(plain.position), np.array(plain.number)
+    a, sr = plain.box[0] / 9, number == 38
+    ba = sr & (np.round((position[:, 0] - position[sr][0, 0]) / a).astype(int) % 3 == 0)
+    atoms = Atoms(position, np.where(ba, 56, number), plain.box)
+    period = lattice_period(atoms)
+    assert period is not None
+    np.testing.assert_allclose(period, (3 * a, a), rtol=1e-5)
+    x, y = position[ba][0, :2] + np.array([3, 4]) * a
+    scan = Scan.grid((x, y), (x + 2.0, y + 1.2), (3, 5))
+    camera = simulate(atoms, PROBE, scan, {"camera": DETECTORS["camera"]}, **COARSE)["camera"].data
+    assert friedel(np.asarray(camera)[0, 0]) < 5e-4
 
 
 @pytest.mark.parametrize(

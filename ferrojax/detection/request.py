@@ -74,7 +74,7 @@ def guarded(request: Request, slices: SlicePlan, barred: str | None, widest: flo
         problem = f"source_size: {barred}; blur the signal afterwards, or fix it"
         tilt = eqx.error_if(tilt, (probe.source_size > 0).any(), problem)
     if widest is not None:
-        problem = f"semiangle: traced, with a source, it must be at most {widest:g} mrad"
+        problem = f"semiangle: traced, with a source (traced or not 0), it must be at most {widest:g} mrad"
         tilt = eqx.error_if(tilt, probe.semiangle + probe.edge / 2 > widest, problem)
     atoms = guarded_atoms(request.atoms, slices)
     return eqx.tree_at(lambda r: (r.atoms, r.probe, r.tilt), request, (atoms, probe, tilt))

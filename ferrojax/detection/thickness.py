@@ -63,6 +63,7 @@ def at_thickness(
     data = stack.data if known else _array("stack", stack)
     inner = 2 if isinstance(stack, DiffractionScan) else 0  # a pattern's own axes come after those of a map
     planes = _planes(stack, thicknesses, data.shape[0])
+    depth = None
     if not is_traced(thickness):
         asked = np.asarray(real_numbers("thickness", thickness, "give Å, one value or a map"), float)
         if not ((asked >= planes[0] - SLACK) & (asked <= planes[-1] + SLACK)).all():
@@ -74,6 +75,7 @@ def at_thickness(
             raise InputError(
                 "thickness", asked.shape, f"needs one value, or a map of {data.shape[end - 2 : end]}", "in Å"
             )
+        depth = None if asked.ndim else (float(asked),)
     weight = _weights(planes, thickness, data.real.dtype)
     weight = weight.reshape(-1, *[1] * (data.ndim - inner - weight.ndim), *weight.shape[1:], *[1] * inner)
     read = (weight * data).sum(0)
@@ -81,7 +83,6 @@ def at_thickness(
         return read
     error = stack.standard_error
     error = None if error is None else (jnp.abs(weight) * error).sum(0)
-    depth = None if is_traced(thickness) or np.ndim(thickness) else (float(thickness),)  # pyright: ignore[reportArgumentType]
     return replace(stack, data=read, standard_error=error, thickness=depth)
 
 

@@ -99,6 +99,16 @@ class SlicePlan(eqx.Module):
         centre = jnp.zeros_like(position).at[self.twin].add(weight[:, None] * position)
         return jnp.where(total[:, None] > 0, centre, position), total
 
+    @property
+    def blended(self) -> bool:
+        """Whether species that share a site are placed as one atom, in shares that the plan was made with."""
+        return any("+" in element for element in self.elements)
+
+    def has_shares_of(self, atoms: Atoms) -> bool:
+        """Whether these atoms' occupancies make the blends that this plan holds."""
+        names = set(_species(atoms, None if self.twin is None else np.asarray(self.twin))[1].values())
+        return {name for name in names if "+" in name} == {e for e in self.elements if "+" in e}
+
     def totals(self, occupancy: Float[Array | np.ndarray, " atoms"]) -> Float[Array, " atoms"]:
         """Occupancy with the parts of one atom added up at the first of them, 0 at the others."""
         occupancy = jnp.asarray(occupancy)

@@ -148,12 +148,22 @@ def weighs(plan: SlicePlan, atoms: Atoms, thermal: ThermalModel) -> bool:
 
 
 def weighted_plan(plan: SlicePlan, atoms: Atoms, thermal: ThermalModel) -> SlicePlan:
-    """The plan as these atoms need it: blended where occupancies are weighted and known (`plan_slices`)."""
-    unknown = is_traced(atoms.occupancy) or is_traced(atoms.position) or plan.origin is not None
-    if unknown or not is_partial(atoms) or draws_composition(atoms, thermal) or plan.site is None:
+    """The plan as these atoms need it: blended (`plan_slices`) where occupancies are weighted and known, else not.
+
+    Errors: InputError for a blended plan whose positions are traced, so that it cannot be made anew, with occupancies
+    that are drawn, traced or other ones than it was made with.
+    """
+    traced = is_traced(atoms.occupancy)
+    wanted = not traced and is_partial(atoms) and not draws_composition(atoms, thermal)
+    if plan.site is None or (not wanted and not plan.blended):
+        return plan
+    if is_traced(atoms.position):
+        if plan.blended and not (wanted and plan.has_shares_of(atoms)):
+            problem = "has shares of its own for sites whose occupancies are drawn, traced or others"
+            raise InputError("plan", "blended", problem, "make it with plan_slices(atoms), not blended")
         return plan
     with jax.ensure_compile_time_eval():
-        return plan_slices(atoms, plan.slice_thickness * (1 + 1e-9), plan.depths, blended=True)
+        return plan_slices(atoms, plan.slice_thickness * (1 + 1e-9), plan.depths, blended=wanted)
 
 
 def drawn_occupancy(
