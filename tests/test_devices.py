@@ -43,6 +43,12 @@ def test_one_call_gives_every_core_that_the_process_may_use():
     assert printed(f"import ferrojax as fj; print(fj.use_all_cores()); {COUNT}") == [str(available_cores())] * 2
 
 
+@pytest.mark.parametrize(("command", "all_of_them"), [("simulate", True), ("validate", True), ("map", False)])
+def test_commands_that_simulate_use_all_cores(command, all_of_them):
+    code = f"from ferrojax.cli import prepare; prepare({command!r}); {COUNT}"
+    assert printed(code) == [str(available_cores() if all_of_them else 1)]
+
+
 def test_a_number_of_cores_is_taken_and_other_flags_are_kept():
     code = f"import os, jax, ferrojax as fj; fj.use_all_cores(3); {COUNT}; print(os.environ['XLA_FLAGS'])"
     assert printed(code, XLA_FLAGS="--xla_cpu_enable_fast_math=false") == [
@@ -163,7 +169,7 @@ def test_only_the_last_used_programs_stay(tmp_path):
 
 def test_info_says_what_is_used(tmp_path):
     cores = available_cores()
-    share = "`ferrojax simulate` shares its work over all; in Python fj.use_all_cores() does, called first"
+    share = "all are used by `ferrojax simulate`, `validate`, and after fj.use_all_cores()"
     lines = printed(INFO, tmp_path)
     assert any(line.startswith("1 device: cpu") for line in lines)
     assert f"cores: 1 of {cores} seen by JAX; {share}" in lines

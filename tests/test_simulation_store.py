@@ -55,6 +55,16 @@ def test_blocks_are_what_simulate_gives(atoms, small_blocks, tmp_path):
     assert attributes["angular_sampling_mrad"] == [5, 5]
 
 
+def test_blocks_of_a_blurred_scan_of_a_repeated_box_at_rest_are_what_simulate_gives(small_blocks, tmp_path):
+    cell = fj.displaced_supercell(fj.material("BaTiO3"), np.full((1, 1, 3), [0.1, 0, 0]), 2)
+    probe, scan = fj.Probe(200e3, 21.4, source_size=0.5), fj.Scan.grid((0, 0), cell.box[:2], (4, 4))
+    rings = {"adf": fj.AnnularDetector(40, 80)}
+    path = fj.simulate_to_zarr(tmp_path / "scan.zarr", cell, probe, scan, rings, sampling=0.1)
+    store: Any = zarr.open_group(path, mode="r")
+    whole = fj.simulate(cell, probe, scan, rings, sampling=0.1)
+    np.testing.assert_allclose(store["adf"][:], whole["adf"].data, rtol=1e-4)
+
+
 def test_an_interrupted_run_goes_on_and_another_request_does_not(atoms, small_blocks, tmp_path, monkeypatch):
     target = tmp_path / "scan.zarr"
 

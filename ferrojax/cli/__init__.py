@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(command: str) -> None:
-    """Before JAX starts: all cores for the command that shares its work over them, and compiled programs kept where
+    """Before JAX starts: all cores for the commands that share their work over them, and compiled programs kept where
     FERROJAX_CACHE asks for it (1, or a folder); a folder that cannot be used is told and left alone."""
-    if command == "simulate":
+    if command in ("simulate", "validate"):
         use_all_cores()
     asked = os.environ.get("FERROJAX_CACHE", "")
     if asked and not command.startswith("-"):

@@ -29,7 +29,7 @@ def used(kinds: "Mapping[str, int]") -> list[str]:
     lines = [f"{number} device{'s' if number > 1 else ''}: {kind}" for kind, number in kinds.items()]
     cpus = sum(number for kind, number in kinds.items() if kind.startswith("cpu"))
     if cpus:
-        share = "`ferrojax simulate` shares its work over all; in Python fj.use_all_cores() does, called first"
+        share = "all are used by `ferrojax simulate`, `validate`, and after fj.use_all_cores()"
         lines.append(f"cores: {cpus} of {available_cores()} seen by JAX; {share}")
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder:

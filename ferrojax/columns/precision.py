@@ -49,17 +49,18 @@ def cramer_rao(columns: Columns, image: Image, noise: Noise | None = None) -> Fl
     width = np.asarray(columns.width, float) / np.sqrt(np.linalg.det(to_angstrom))
     gap = np.sqrt(data.size / len(position))
     typical = float(np.median(width))
-    model = plan_model(position, (data.shape[0], data.shape[1]), width=typical, knots=_KNOTS * gap)
+    model = plan_model(position, (data.shape[0], data.shape[1]), width=typical, knots=_KNOTS * gap, shared=True)
     shape = np.column_stack([np.log(width), np.zeros((len(width), 2))])
     amplitude = (-1 if columns.dark else 1) * np.asarray(columns.intensity, float) / (2 * np.pi * width**2)
     start = np.zeros((model.rows.shape[1], model.cols.shape[1]))
     level, scale = float(jnp.median(data)), float(np.ptp(np.asarray(data)))
     dtype = jnp.result_type(float)
     p = Parameters(*(jnp.asarray(a, dtype) for a in (position, amplitude / scale, shape, start)))
-    unit = (data - level) / scale
+    beyond = [(0, side - n) for side, n in zip(model.size, data.shape, strict=True)]
+    unit = jnp.pad((data - level) / scale, beyond)
     p = eqx.tree_at(lambda q: q.ground, p, _background(model, unit - model.add(model.columns(p))))
     variance = noise.standardised(level, scale).variance(model(p))
-    covariance = eqx.filter_jit(_bound)(model, p, 1 / variance)
+    covariance = eqx.filter_jit(_bound)(model, p, jnp.pad(jnp.ones_like(data, dtype), beyond) / variance)
     turn = jnp.asarray(to_angstrom, covariance.dtype)
     finite = jnp.isfinite(covariance).all((1, 2))
     turned = turn @ jnp.where(finite[:, None, None], covariance, 0.0) @ turn.T

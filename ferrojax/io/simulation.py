@@ -42,7 +42,9 @@ def simulate_to_zarr(
     One array a detector, float32: a camera's (*stack, rows, cols, ky, kx), a ring's (*stack, rows, cols), one chunk a
     block, with sampling, angular_sampling and thickness as attributes; with `standard_errors`, NAME_standard_error
     beside it. memory: GiB that a block may plan for. on_progress: told (blocks done, blocks) after each. arguments:
-    those of `simulate`. All blocks have one shape, so that they share a plan, and the same phonons.
+    those of `simulate`. All blocks have one shape, so that they share a plan, and the same phonons. With a source
+    over a repeated box a block blurs in what lies beyond the box, where the phonons are others'; `simulate` of the
+    whole box wraps round instead, and differs by as much as configurations do.
 
     The store is written beside `path` and moved there when it is whole; the same call goes on where an interrupted one
     stopped. Errors: InputError for a path that exists or cannot be written, a half-written store of another request,

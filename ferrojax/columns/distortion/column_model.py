@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from ferrojax.columns.sizes import canvas, counted, is_small, rounded_up
 from ferrojax.products import exact
 
 _REACH = 3.0  # rms radii of a column within which its misfit counts
@@ -85,14 +86,16 @@ def column_model(
     position = np.asarray(columns.position_px, float)
     gap = float(np.median(KDTree(position).query(position, k=2)[0][:, 1]))
     half = int(np.ceil(_DRAWN * float(np.max(np.asarray(columns.width_px)))))
-    fill = -len(position) % _COUNT  # columns of no intensity
+    size = (data.shape[0], data.shape[1])
+    half = rounded_up(half) if is_small(size) else half
+    fill = counted(len(position), _COUNT) - len(position)  # columns of no intensity
     kind = jnp.result_type(float)
     padded = ColumnShape(
         jnp.asarray(np.pad(position, ((0, fill), (0, 0))), kind),
         jnp.asarray(np.pad(np.asarray(columns.amplitude, float), (0, fill)), kind),
         jnp.asarray(np.pad(np.asarray(columns.width_px, float), (0, fill), constant_values=1.0), kind),
     )
-    drawn = np.asarray(_drawn(padded, (data.shape[0], data.shape[1]), half), float)
+    drawn = np.asarray(_drawn(padded, canvas(size), half), float)[: size[0], : size[1]]
     model = drawn + ndimage.gaussian_filter(data - drawn, _GROUND * gap)
     return model + common_misfit(data - model, columns, group)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from scipy import sparse
 
 from ferrojax.columns.distortion.column_model import ColumnShape
+from ferrojax.columns.sizes import canvas
 from ferrojax.products import exact
 
 _STENCIL = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0  # first derivative, error in the fourth order
@@ -97,12 +98,15 @@ def line_offsets(
     found, inverse, seen = _solved(sums.sum(1))
     score = sums[..., 4] - jnp.einsum("rbij,rj->rbi", sums[..., :4], found)
     spread = jnp.einsum("rij,rbj->rbi", inverse, score)[..., :2]
-    count = sums.shape[1]
+    count = (sums[..., 3, 3] > 0).sum(1)[:, None]  # of blocks that say something
     expected = jnp.where(seen, jnp.diagonal(inverse, axis1=1, axis2=2)[:, :2], 1.0)
     excess = jnp.where(seen, (spread**2).sum(1) / expected, 0.0).sum(0) / jnp.maximum(seen.sum(0), 1)
-    error = jnp.where(seen, jnp.sqrt(expected * excess * count / max(count - 1, 1)), jnp.inf)
+    error = jnp.where(seen, jnp.sqrt(expected * excess * count / jnp.maximum(count - 1, 1)), jnp.inf)
     halves = jnp.stack([_solved(sums[:, k::2].sum(1))[0][:, :2] for k in (0, 1)])
     return LineFit(jnp.where(seen, found[:, :2], 0.0), error, halves)
+
+
+_line_offsets = jax.jit(line_offsets)
 
 
 def _block_sums(values: Float[Array, "rows cols"], block: int) -> Float[Array, "rows blocks"]:
@@ -203,8 +207,12 @@ def _fitted_lines(data: np.ndarray, model: np.ndarray, variance: np.ndarray | No
     if variance is None:
         rest = data - model
         variance = np.full(data.shape, (_NORMAL * np.median(np.abs(rest - np.median(rest)))) ** 2)
-    kind = jnp.result_type(float)
-    return jax.jit(line_offsets)(*(jnp.asarray(a, kind) for a in (data, model, variance)))
+    size = (data.shape[0], data.shape[1])
+    beyond = [(0, side - n) for side, n in zip(canvas(size), size, strict=True)]
+    unseen = np.pad(variance, beyond, constant_values=np.inf)
+    padded = (*(np.pad(a, beyond, mode="edge") for a in (data, model)), unseen)
+    fit = _line_offsets(*(jnp.asarray(a, jnp.result_type(float)) for a in padded))
+    return LineFit(fit.offset[: size[0]], fit.error[: size[0]], fit.halves[:, : size[0]])
 
 
 def _of_axis(fit: LineFit, axis: int) -> _AxisFit:

@@ -12,9 +12,11 @@ from ferrojax.columns.fitting.model import Parameters, plan_model
 from ferrojax.columns.fitting.noise import Noise
 from ferrojax.columns.fitting.prior import ShapePrior
 from ferrojax.columns.fitting.satellites import Satellites
+from ferrojax.columns.sizes import counted
 
-_COUNT = 256
+_COUNT, _PAIRS = 256, 1024
 """Columns and overlaps come in multiples, so that few programs are compiled."""
+_IMAGES = ("image", "ground", "variance", "seen", "left")
 _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
 _HALO_REACH = 1.33
@@ -94,33 +96,34 @@ def fit_columns(
     model, first, group, inside = _plan(data, (start, satellites), group, inside, width, settings)
     level, scale = float(np.median(data)), float(np.ptp(np.percentile(data, (1, 99.5)))) or 1.0
     real = jnp.result_type(float)
-    unit = jnp.asarray((data - level) / scale, real)
-    first = _first_guess(first, np.asarray(unit), inside, group)
+    unit = np.asarray((data - level) / scale, real)
+    first = _first_guess(first, unit, inside, group)
     noise = None if settings.noise is None else settings.noise.standardised(level, scale)
     shapes = ShapePrior(group, inside, settings.spread)
-    seen = None if mask is None else jnp.asarray(mask)
+    seen = np.ones(data.shape, bool) if mask is None else mask
+    beyond = [(0, side - n) for side, n in zip(model.size, data.shape, strict=True)]
     core = None if settings.core is None else max(settings.core, _LEAST_CORE * width)
     fit = maximum_likelihood(
         model,
-        unit,
+        jnp.asarray(np.pad(unit, beyond)),
         first,
         shapes=shapes,
         noise=noise,
-        mask=seen,
+        mask=jnp.asarray(np.pad(seen, beyond)),
         core=core,
         halo=settings.halo,
         tie=satellites,
         rounds=settings.rounds if satellites is None else 3 * settings.rounds,
     )
-    return _in_units(fit, len(start), (level, scale), noise is not None)
+    return _in_units(fit, len(start), data.shape, (level, scale), noise is not None)
 
 
 def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
     """Model, first parameters and groups, with columns of no intensity added up to a round number."""
     start, satellites = seeds
     drawn = np.zeros((0, 2)) if satellites is None else satellites.position(start)
-    fill = -(len(start) + len(drawn) + 1) % _COUNT + 1
-    n = len(start) + len(drawn) + fill - 1  # a column of no intensity
+    n = counted(len(start) + len(drawn) + 1, _COUNT) - 1  # the last is a column of no intensity
+    fill = n + 1 - len(start) - len(drawn)
     position = np.concatenate([start, drawn, np.full((fill, 2), -100.0 * width)])
     outside = np.maximum(-position, position - (np.array(data.shape[::-1]) - 1)).max(1)
     free = (outside < _REACHING * width) & (np.arange(len(position)) < len(start))
@@ -134,11 +137,11 @@ def _plan(data, seeds, group, inside, width: float, settings: FitSettings):
         reach=settings.reach * (_HALO_REACH if settings.halo else 1.0),
         knots=settings.knots,
         free=free,
+        shared=True,
     )
     edge = np.asarray(model.edge)
     edge = edge[free[edge].all(1)]
-    count = -(-max(len(edge), 1) // (2 * _COUNT)) * 2 * _COUNT
-    edge = np.concatenate([edge, np.full((count - len(edge), 2), n, edge.dtype)])
+    edge = np.concatenate([edge, np.full((counted(len(edge), _PAIRS) - len(edge), 2), n, edge.dtype)])
     model = eqx.tree_at(lambda m: m.edge, model, jnp.asarray(edge))
     real = jnp.result_type(float)
     shape = np.zeros((len(position), 3))
@@ -162,9 +165,10 @@ def _first_guess(p: Parameters, data: np.ndarray, inside: np.ndarray, group: np.
     return eqx.tree_at(lambda q: (q.amplitude, q.ground), p, (jnp.asarray(amplitude, p.amplitude.dtype), ground))
 
 
-def _in_units(fit: Fit, n: int, units: tuple[float, float], known: bool) -> FittedColumns:
-    """n: columns that were asked for."""
+def _in_units(fit: Fit, n: int, size: tuple[int, int], units: tuple[float, float], known: bool) -> FittedColumns:
+    """n: columns that were asked for. size: of the image, which the fit's canvas is larger than."""
     level, scale = units
+    fit = fit._replace(**{k: np.asarray(getattr(fit, k))[: size[0], : size[1]] for k in _IMAGES})
     p = fit.parameters
     position = np.asarray(p.position, float)[:n]
     ground = np.asarray(fit.ground, float)

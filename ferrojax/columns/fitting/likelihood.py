@@ -112,15 +112,16 @@ def maximum_likelihood(
     halo: whether columns have one, all the same. tie: called between the rounds, sets what is not free.
     rounds: of four steps, 2 or more.
     """
+    whole = np.ones(data.shape, bool) if mask is None else np.asarray(mask)
     scene = _Scene(
         data,
-        jnp.asarray(np.ones(data.shape) if mask is None else mask, data.dtype),
+        jnp.asarray(whole, data.dtype),
         None if core is None else jnp.asarray(core, data.dtype),
         jnp.asarray(shapes.trusted),
     )
     if halo:  # from the first round on, so that the programs of a round are compiled once
         model = eqx.tree_at(lambda m: m.halo, model, jnp.zeros(len(start.position), data.dtype), is_leaf=_is_none)
-    weighing = _level_noise(0.1 * np.std(np.asarray(data)), data.dtype) if noise is None else noise
+    weighing = _level_noise(0.1 * np.std(np.asarray(data)[whole]), data.dtype) if noise is None else noise
     p, damping = start, jnp.asarray(_DAMPING[0], data.dtype)
     for turn, spread in enumerate((*_SPREADS, *[shapes.spread] * (rounds - len(_SPREADS)))):
         # What lies outside the image waits until it is known what columns look like.
@@ -137,7 +138,7 @@ def maximum_likelihood(
             weighing, change = _noise_after(stage, data, at, used)
             settled &= float(change) < _SAME_NOISE
         if halo and noise is None:  # bright and dark alike: tails of bright columns decide, not the dark places between
-            weighing = _level_noise(np.sqrt(np.mean(weighing.variance(image))), data.dtype)
+            weighing = _level_noise(np.sqrt(np.mean(np.asarray(weighing.variance(image))[whole])), data.dtype)
         if halo and turn > 0 and shapes.trusted.sum() >= _HALO_COLUMNS:
             model, p, image, step = _with_halo(model, scene, p, image, weighing, at.prior)
             settled &= abs(float(step)) < _HALO_SETTLED
@@ -242,7 +243,8 @@ def _climb(model: ImageModel, scene: _Scene, p: Parameters, noise: Noise, prior,
     image = model(p)
     seen = scene.whole if scene.core is None else scene.whole * model.near(p.position, scene.core)
     weight = seen / noise.variance(image)
-    outside = jnp.maximum(1.0, _FAITHFUL**2 / noise.variance(image).mean())
+    typical = (scene.whole * noise.variance(image)).sum() / scene.whole.sum()
+    outside = jnp.maximum(1.0, _FAITHFUL**2 / typical)
     prior = prior.firmer(jnp.where(trusted, 1.0, outside))
     normal = normal_blocks(model, p, weight, prior.precision, prior.member)
     slow = jnp.where(trusted, 0.0, _SLOW)[:, None]

@@ -13,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.interpolate import BSpline
 from scipy.spatial import KDTree
 
+from ferrojax.columns.sizes import canvas, is_small, rounded_up
+
 HALO = 2.0
 """Width of the halo over that of the column."""
 _PAIRS = 1.45
@@ -39,8 +41,8 @@ class ImageModel(eqx.Module):
     halo: None, or (n,) height of a Gaussian HALO times as wide under every column, over the column's own: a probe has
     tails, and thermal diffuse scattering does, and what a heavy column spreads moves a light one beside it.
     base: (n, 2) first background spline (x, y) that a column's window meets, of `splines` an axis.
-    size: of the image, (rows, cols). window: px a side. stride: px a side of the squares whose pixels the Fisher
-    matrix takes together.
+    size: of the image, or of the canvas that it is in the first corner of, (rows, cols). window: px a side.
+    stride: px a side of the squares whose pixels the Fisher matrix takes together.
     """
 
     corner: Int[Array, "n 2"]
@@ -145,21 +147,29 @@ def plan_model(
     reach: float = 4.5,
     knots: float = np.inf,
     free: Bool[np.ndarray, " n"] | None = None,
+    shared: bool = False,
 ) -> ImageModel:
-    """Windows, overlaps and background of a fit that starts at `position` (px).
+    """Windows, overlaps and background of a fit that starts at `position` (px) in an image of that size.
 
     width: px, a column's rms. reach: of the windows, in widths; what a Gaussian has beyond it is not drawn (4e-5 of
     its height at 4.5). knots: px between the background's knots (inf: a constant; more where there would be too many).
+    shared: whether programs are shared with images of about that size: windows and backgrounds are rounded up (of small
+    images, where it is worth it), and the model's image is the whole `canvas`.
     """
     stride = max(1, int(width / 1.5))
     window = round((2 * int(np.ceil(reach * width)) + 1) / stride) * stride
+    if shared and is_small(size):
+        window = -(-rounded_up(window) // stride) * stride
     bound = np.array(size[::-1]) + window // 2
     corner = np.clip(np.round(position), -(window // 2), bound).astype(np.int32) - window // 2
     free = np.ones(len(position), bool) if free is None else free
     pairs = KDTree(position).query_pairs(min(_PAIRS * reach * width, window), output_type="ndarray").astype(np.int32)
     step = max(knots, float(np.sqrt(size[0] * size[1] / MAX_GROUND)))
     (rows, y_step), (cols, x_step) = (_splines(n, step) for n in size)
-    count = tuple(min(_met(window, s), m.shape[1]) for s, m in ((x_step, cols), (y_step, rows)))
+    if shared:
+        rows, cols = (_widened(m, side) for m, side in zip((rows, cols), canvas(size), strict=True))
+    met = [rounded_up(_met(window, s)) if shared else _met(window, s) for s in (x_step, y_step)]
+    count = tuple(min(q, m.shape[1]) for q, m in zip(met, (cols, rows), strict=True))
     first = [np.floor(np.maximum(corner[:, k], 0) / s) for k, s in ((0, x_step), (1, y_step))]
     last = [m.shape[1] - c for m, c in zip((cols, rows), count, strict=True)]
     base = np.stack([np.clip(f, 0, end) for f, end in zip(first, last, strict=True)], 1).astype(np.int32)
@@ -172,11 +182,18 @@ def plan_model(
         halo=None,
         edge=jnp.asarray(pairs.reshape(-1, 2)),
         base=jnp.asarray(base),
-        size=size,
+        size=(len(rows), len(cols)),
         window=window,
         stride=stride,
         splines=(count[0], count[1]),
     )
+
+
+def _widened(splines: np.ndarray, side: int) -> np.ndarray:
+    """As many pixels as the canvas has, and a number of splines that is shared; what is added is zero."""
+    pixels, k = splines.shape
+    more = 0 if k == 1 else (rounded_up(k, 8) if k < 32 else -(-k // 4) * 4) - k
+    return np.pad(splines, ((0, side - pixels), (0, more)))
 
 
 def _met(window: int, step: float) -> int:

@@ -8,12 +8,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ferrojax.columns.fitting.model import Parameters
+from ferrojax.columns.sizes import counted
 
 _LOOSE, _FIRM = 2.0, 0.2
 """Spread of positions round their start (widths) and of amplitudes round their group's (relative): the first matters
 only to a column that the pixels hardly show, the second is for columns whose tails alone reach into the image."""
 _FIRM_SHAPE = 0.05
 """Spread of the shapes of those."""
+_GROUPS = 4
+"""They come in multiples, so that few programs are compiled."""
 
 
 class ShapePrior(NamedTuple):
@@ -51,7 +54,7 @@ def known_beforehand(p: Parameters, start: Parameters, shapes: ShapePrior, sprea
     mean = np.column_stack([start.position, p.amplitude, p.shape]).astype(float)
     loose = np.ones((len(mean), 3))
     groups = np.unique(shapes.group)
-    member = np.zeros((len(mean), len(groups)))
+    member = np.zeros((len(mean), counted(len(groups), _GROUPS)))
     for k, g in enumerate(groups):
         mine = shapes.group == g
         known = mine & shapes.trusted
