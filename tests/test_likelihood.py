@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ferrojax.columns import GaussianNoise, PoissonNoise, cramer_rao, find_columns
-from ferrojax.columns.fitting import likelihood
-from ferrojax.columns.fitting.fisher import normal_blocks, position_covariance
+from ferrojax.columns.fitting import fisher, likelihood
 from ferrojax.columns.fitting.fit import FitSettings, fit_columns
 from ferrojax.columns.fitting.model import ImageModel, Parameters, plan_model
 from ferrojax.columns.fitting.noise import FittedNoise, estimate_noise
@@ -42,6 +41,9 @@ def draw(position: np.ndarray, kind: np.ndarray, counts: float, tail: float = 0.
         square = ((x - cx) ** 2 + (y - cy) ** 2) / WIDTH**2
         image += a * (np.exp(-0.5 * square) + tail * np.exp(-0.125 * square))
     return image
+
+
+normal_blocks, position_covariance = eqx.filter_jit(fisher.normal_blocks), eqx.filter_jit(fisher.position_covariance)
 
 
 def within(position: np.ndarray, rim: float) -> np.ndarray:

@@ -83,6 +83,7 @@ def _bound(model: ImageModel, p: Parameters, weight: Float[Array, "rows cols"]) 
     return position_covariance(normal_blocks(model, p, weight, jnp.zeros((len(p.position), 6), p.position.dtype)))
 
 
+@eqx.filter_jit
 @exact
 def exact_bound(
     model: ImageModel, p: Parameters, noise: Noise, shape_spread: float | None = None
