@@ -322,7 +322,7 @@ def test_projected_motif(zone, lengths, labels):
     np.testing.assert_allclose(np.cross(*motif.axes), beam, atol=1e-6)
     if "B" in labels:
         a, b = (motif.offset[motif.label.index(s)] for s in "AB")
-        centroid = motif.shell_weight @ (motif.shell_index @ motif.lattice + a)
+        centroid = motif.shell.weight @ (motif.shell.index @ motif.lattice + a)
         np.testing.assert_allclose(centroid, b, atol=1e-5)
 
 

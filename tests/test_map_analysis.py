@@ -15,10 +15,12 @@ from ferrojax.crystal import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.polarization import (
     analyse_map,
+    domain_map,
     map_polarization,
     map_with_model,
     normalised_residual,
     refused_columns,
+    significant_winding,
     spread_split,
     unmapped_cells,
     with_prediction,
@@ -27,6 +29,7 @@ from ferrojax.report import write_html
 from ferrojax.report.checks import EXPLAINED, REASON_COLOUR, draw_refused
 from ferrojax.report.lattice_panels import lattice_quantities
 from ferrojax.report.summary import plain
+from tests.test_report import make_map
 
 CELLS, PIXELS, STEP = 17, 12, 3.97 / 12
 WALL, SHIFT = 8, 0.16
@@ -248,3 +251,21 @@ def test_page_and_summary_show_the_same_figures(mapped, tmp_path):
     assert "It points against the displacement" in page
     assert "://" not in page
     assert page.count("<img") == page.count('src="data:image/')
+
+
+def test_a_vortex_under_an_offset_is_found():
+    """Four domains round a core, and a tilt that all cells share: more than what they are displaced by."""
+    pmap = make_map(20, 20)
+    y, x = np.mgrid[:20, :20] - 9.5
+    offset = np.array([0.17, -0.12])
+    shift = 0.12 * np.stack([-np.sign(y), np.sign(x)], -1) + offset
+    shift = shift + 0.01 * np.random.default_rng(1).normal(size=shift.shape)
+    covariance = np.broadcast_to(1e-4 * np.eye(2, dtype=np.float32), (20, 20, 2, 2))
+    place = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1) * 4.0
+    values = [jnp.asarray(v, jnp.float32) for v in (place, shift, 0.2 * shift, covariance)]
+    pmap = eqx.tree_at(lambda m: [m.position, m.displacement, m.polarization, m.covariance], pmap, values)
+    pmap = eqx.tree_at(lambda m: m.valid, pmap, jnp.ones((20, 20), bool))
+    domains = domain_map(pmap, "BaTiO3")
+    np.testing.assert_allclose(domains.offset, offset, atol=0.01)
+    assert significant_winding(pmap).vortices == 0
+    assert significant_winding(pmap, domains.offset).vortices == 1

@@ -163,7 +163,7 @@ def test_shells_of_a_rhombohedral_crystal(zone):
     # Seen along [110] the crystal's cell holds everything but oxygen twice.
     assert "".join(motif.label) == {(0, 0, 1): "ABOO", (1, 1, 0): "ABO"}[zone]
     assert motif.alike == {(0, 0, 1): 1, (1, 1, 0): 2}[zone]
-    assert len(motif.shell_weight) == {(0, 0, 1): 4, (1, 1, 0): 6}[zone]
+    assert len(motif.shell.weight) == {(0, 0, 1): 4, (1, 1, 0): 6}[zone]
     # The polar axis is c; seen along the beam it is shortened by the sine of the angle between them.
     beam = np.array(hexagonal) @ np.asarray(crystal.cell, float)
     sine = np.sqrt(1 - (beam[2] / np.linalg.norm(beam)) ** 2)
@@ -176,7 +176,7 @@ def test_non_polar_crystal_has_no_displacement(zone):
     motif = projected_motif(material("SrTiO3"), zone)
     np.testing.assert_allclose(motif.ideal_displacement[motif.sites("B")], 0, atol=1e-5)
     assert np.isnan(motif.ideal_displacement[motif.sites("A")]).all()
-    np.testing.assert_array_equal(motif.shell_index, motif.shells[motif.label.index("B")].index)
+    np.testing.assert_array_equal(motif.shell.index, motif.shells[motif.label.index("B")].index)
 
 
 def test_supercell_maps_each_b_column_to_its_own_neighbours():

@@ -84,16 +84,6 @@ class Motif(eqx.Module):
         return Shell(unique[:, 0], unique[:, 1:], weight)
 
     @property
-    def shell_index(self) -> Int[np.ndarray, "shell 2"]:
-        """(k, 2) lattice index of the shell's columns."""
-        return self.shell.index
-
-    @property
-    def shell_weight(self) -> Float[np.ndarray, " shell"]:
-        """(k,) share of the shell; empty where nothing that moves is seen."""
-        return self.shell.weight
-
-    @property
     def ideal_displacement(self) -> Float[np.ndarray, "columns 2"]:
         """(n, 2) Å, each column that moves against the centroid of its shell in this very cell; NaN for the others.
 

@@ -6,6 +6,7 @@ from os import PathLike
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from ferrojax.columns import (
     Columns,
@@ -100,7 +101,7 @@ def analyse_map(
         residual=normalised_residual(image, found),
         lattice=lattice,
         strain=strain(lattice, crystal_lattice(pmap)),
-        winding=significant_winding(pmap),
+        winding=significant_winding(pmap, np.zeros(2) if domains is None else domains.offset),
         distortion=distortion,
         split=split,
         domains=domains,
@@ -144,15 +145,21 @@ def spread_split(pmap: PolarizationMap, distortion: ScanDistortion, motif: Motif
     return variance_split(displacement, counting, jitter * scale**2)
 
 
-def significant_winding(pmap: PolarizationMap) -> Winding:
-    """Vortices and antivortices among cells whose own displacement is significant, so that noise makes none."""
-    shift, valid = np.asarray(pmap.displacement, float), np.asarray(pmap.valid)
+def significant_winding(
+    pmap: PolarizationMap, offset: Float[np.ndarray, "2"] | tuple[float, float] = (0.0, 0.0)
+) -> Winding:
+    """Vortices and antivortices among cells whose own displacement is significant, so that noise makes none.
+
+    offset: Å (x, y) that all cells share, as mis-tilt fakes it; it is taken away first, because it moves the cores, or
+    hides them.
+    """
+    shift, valid = np.asarray(pmap.displacement, float) - np.asarray(offset), np.asarray(pmap.valid)
     covariance = np.where(valid[..., None, None], np.asarray(pmap.covariance, float), np.eye(2))
     # Standard errors of a cell's own displacement, beyond which its direction counts.
     square = np.einsum(
         "yxi,yxi->yx", np.nan_to_num(shift), np.linalg.solve(covariance, np.nan_to_num(shift)[..., None])[..., 0]
     )
-    turns = np.asarray(winding_number(pmap.displacement, valid & (square > SIGNIFICANT**2), MAX_TURN))
+    turns = np.asarray(winding_number(shift, valid & (square > SIGNIFICANT**2), MAX_TURN))
     return Winding(int((turns > 0).sum()), int((turns < 0).sum()), int(np.isfinite(turns).sum()))
 
 

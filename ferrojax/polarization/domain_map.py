@@ -20,13 +20,15 @@ from ferrojax.polarization.walls import Wall, find_walls
 class DomainMap(NamedTuple):
     """domains: on the map's grid. walls: between them. family: "100", "110" or "111". quantity: what was segmented,
     "polarization" (C/m²), or "displacement" (Å) where the crystal has no response; then the walls' charge is the
-    displacement's, in Å, and says nothing about the sign of bound charge. notes: what a reader must know of them.
+    displacement's, in Å, and says nothing about the sign of bound charge. offset: (2,) Å, displacement that all cells
+    share beside their polarization; zeros where none shows. notes: what a reader must know of them.
     """
 
     domains: Domains
     walls: tuple[Wall, ...]
     family: str
     quantity: str
+    offset: np.ndarray
     notes: tuple[str, ...] = ()
 
 
@@ -64,7 +66,10 @@ def domain_map(
     domains = segment_domains(field, valid, variants[family], covariance, minimum_cells=minimum_cells)
     walls = find_walls(domains, field, np.asarray(pmap.position), wall_kinds(family, axes))
     quantity = "polarization" if polar else "displacement"
-    return DomainMap(domains, walls, family, quantity, _offset_notes(domains, polar))
+    shared = np.asarray(domains.offset, float)
+    if pmap.response is not None and polar:
+        shared = np.linalg.solve(np.asarray(pmap.response, float), shared)
+    return DomainMap(domains, walls, family, quantity, shared, _offset_notes(domains, polar))
 
 
 def _offset_notes(domains: Domains, polar: bool) -> tuple[str, ...]:

@@ -26,10 +26,6 @@ class Working(NamedTuple):
         """Working px (n, 2) to image px."""
         return position * self.step + self.shift
 
-    def to_working(self, position: np.ndarray) -> np.ndarray:
-        """Image px (n, 2) to working px."""
-        return (position - self.shift) / self.step
-
 
 def working_grid(
     data: Float[np.ndarray, "rows cols"], trusted: Bool[np.ndarray, "rows cols"], sampling: float, target: float
