@@ -141,6 +141,7 @@ def test_the_command_finds_a_foreign_store_before_the_work(tmp_path):
     assert "out: is no Zarr store" in str(run.exception)
 
 
+@pytest.mark.study
 def test_names_with_dollars_and_a_crystal_of_other_brightness(tmp_path, image):
     """BaTiO3 mapped as PbTiO3: half as much between A and B as Z^1.7 makes it is said in the report's first lines."""
     path = tmp_path / "a$b_$1^{x.npz"

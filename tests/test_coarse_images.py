@@ -23,6 +23,7 @@ def recorded(cell, width, cells=26, counts=600):
     return Image(rng.poisson(counts * image).astype(np.float32), (3.97 / cell,) * 2), a, b
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("cell", "short"), [(5.0, 0.8), (6.0, 0.88), (8.0, 0.9)])
 def test_error_bars_of_few_pixels(cell, short):
     """σ over the true error of A and B: 0.55 to 0.7 at 5 px while residuals were taken for the noise."""
@@ -37,6 +38,7 @@ def test_error_bars_of_few_pixels(cell, short):
         assert short < ratio < 1.12
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("cell", "width"), [(3.0, 0.17), (4.0, 0.12)])
 def test_columns_between_the_pixels_are_refused(cell, width):
     with pytest.raises(InputError, match=r"image: has columns too narrow for its pixels.*finer pixels"):

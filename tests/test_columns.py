@@ -125,6 +125,7 @@ def test_a_brighter_b_site_is_labelled_b():
     assert max(np.abs(e).max() for e in found.values()) < 1.5e-2
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("blur", "most"), [(0, 1.25), (1, 1.5)])
 def test_covariance_covers_the_errors(blur, most):
     """Pull of A and B positions close to 1 for white noise; noise as wide as a column hides in the fit."""
@@ -154,6 +155,7 @@ def with_b_moved(image, far, by):
     return np.random.default_rng(0).poisson(0.4 * data).astype(float)
 
 
+@pytest.mark.study
 def test_columns_far_off_their_place_at_the_rim_are_fitted():
     """What is in view and not drawn pulls at everything that is common to all columns."""
     image, truth = draw(material("PbTiO3"), shape=(180, 200))

@@ -28,6 +28,7 @@ def picture(bright_from: float) -> Image:
     return Image(np.random.default_rng(0).poisson(image).astype(float), (STEP, STEP))
 
 
+@pytest.mark.study
 def test_a_part_of_another_material_is_refused_with_its_reason():
     pmap = map_polarization(picture(BORDER), material("PbTiO3"))
     columns = pmap.columns

@@ -44,6 +44,7 @@ def drawn(motif, step, moved, shape=SHAPE):
     return places
 
 
+@pytest.mark.study
 def test_cations_against_anions_of_wurtzite():
     """AlN [11-20] in ABF: Al moved by 8 pm against N in every column shows as that, on top of the cell's own."""
     found = wurtzite()
@@ -68,6 +69,7 @@ def test_cations_against_anions_of_wurtzite():
     assert 0.75 < np.sqrt((z**2).mean()) < 1.25
 
 
+@pytest.mark.study
 def test_one_sublattice_of_a_metal_against_the_other():
     """HCP [11-20]: one of two equal columns off by 10 pm against the centroid of the six sites round it."""
     found = hexagonal_close_packed()
@@ -87,6 +89,7 @@ def test_one_sublattice_of_a_metal_against_the_other():
     np.testing.assert_allclose(np.abs(seen.mean(0)), [0.06, 0.08], atol=3e-3)
 
 
+@pytest.mark.study
 def test_elements_name_the_same_as_labels():
     index, a, b = crystal()
     del index
@@ -102,6 +105,7 @@ def test_elements_name_the_same_as_labels():
     assert np.abs(errors_pm(by_label, a, b).mean(0)).max() < 0.3
 
 
+@pytest.mark.study
 def test_a_rhombohedral_crystal_along_the_pseudocubic_110():
     """The crystal has two Bi and two Fe columns a cell, which repeat in half of it: every Fe column is a cell."""
     found = material("BiFeO3_R3c")
@@ -196,6 +200,7 @@ def test_octahedra_that_do_not_turn_have_no_rotation():
     assert found.alternates is None
 
 
+@pytest.mark.study
 def test_the_command_tells_octahedra_and_takes_displacements(tmp_path, turned):
     del turned  # the programs are compiled
     image = turned_octahedra(5.0)
@@ -280,6 +285,7 @@ def test_octahedra_with_one_diagonal_in_the_plane(along):
         assert abs(amplitude - 1) < 4 * error
 
 
+@pytest.mark.study
 def test_sites_by_number_are_found_in_the_cell_that_tells_them_apart():
     """Pb1 and Pb2 of a doubled cell look alike: the image cannot say which is which, and the map does not guess."""
     doubled = supercell(2, 0.2)

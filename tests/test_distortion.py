@@ -244,6 +244,7 @@ def test_rendered_columns_are_gaussians():
     np.testing.assert_allclose(image, expected, atol=1e-6)
 
 
+@pytest.mark.study
 def test_line_offsets_of_a_known_shift_and_their_gradient():
     _, position = lattice(7.0)
     shape = (80, 96)

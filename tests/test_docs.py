@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "abtem.md"], ids=lambda p: p.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder):
     names: dict[str, Any] = {}

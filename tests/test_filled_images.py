@@ -74,6 +74,7 @@ def test_a_clean_image_is_whole():
     assert not unmeasured_pixels(painted((crystal()[1], 1.0, 3.4)), 14.0).any()
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("where", ["below", "above", "left", "padded", "lines"])
 def test_no_accepted_cell_is_cut(where):
     image, a, b = scene()

@@ -61,6 +61,7 @@ def test_float32_gradients_equal_those_of_x64_to_1e_3(derivatives, case):
         assert found["reverse"] == pytest.approx(double[name]["reverse"], rel=1e-3), name
 
 
+@pytest.mark.study
 def test_interpolated_thickness_equals_refined_slices():
     """Planes every two cells tell what slices half as thick read one cell off, far better than the nearest plane."""
     atoms = displaced_supercell(material("BaTiO3"), np.zeros((1, 1, 3)), 11)

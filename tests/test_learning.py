@@ -196,6 +196,7 @@ def network(pool):
     return model, train(model, pool, domain, settings, real), domain
 
 
+@pytest.mark.study
 def test_training_learns_the_displacement(network, pool):
     model, curves, domain = network
     assert set(curves) == {"supervised", "rmse_pm", "consistency", "alignment"}

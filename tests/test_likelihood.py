@@ -144,6 +144,7 @@ def test_cut_is_the_transpose_of_add():
     np.testing.assert_allclose((model.add(windows) * image).sum(), (windows * model.cut(image)).sum(), rtol=1e-4)
 
 
+@pytest.mark.study
 def test_the_fisher_blocks_are_those_of_automatic_differentiation():
     position = np.array([[20.0, 20.0], [31.0, 24.0]])
     model = plan_model(position, (50, 50), width=2.0, reach=6.0)
@@ -177,6 +178,7 @@ def test_background_counts_every_pixel_with_its_weight():
     np.testing.assert_allclose(block, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.study
 def test_fit_of_columns_that_are_not_gaussian_settles(monkeypatch):
     """Wide tails, near neighbours, only the pixels round the columns: more rounds move no column."""
     monkeypatch.setitem(globals(), "SIZE", (110, 99))
@@ -221,6 +223,7 @@ def test_a_second_image_compiles_nothing():
     assert likelihood._climb._cached._cache_size() == before  # pyright: ignore[reportFunctionMemberAccess]
 
 
+@pytest.mark.study
 def test_tails_are_found_and_do_not_pull():
     """A light column displaced among heavy ones with tails, which a fit without them draws too far."""
     position, kind = columns()
@@ -241,6 +244,7 @@ def test_variance_follows_the_intensity():
     np.testing.assert_allclose(found, 4 + 0.5 * expected, rtol=0.12)
 
 
+@pytest.mark.study
 def test_bound_for_columns_of_an_image():
     y, x = np.mgrid[:120, :130].astype(float)
     image = np.full((120, 130), 40.0)

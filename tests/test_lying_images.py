@@ -114,6 +114,7 @@ def test_a_sublattice_that_is_not_there_is_refused():
         mapped(picture(scatter=9.0))
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("turn", [8.0, 20.0])
 def test_a_weaker_lattice_under_the_first_is_refused(turn):
     rng = np.random.default_rng(0)

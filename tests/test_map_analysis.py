@@ -170,6 +170,7 @@ def test_lattice_quantities_agree_with_each_other(mapped):
     assert length.spread == pytest.approx(float(np.nanmedian(length.error)), rel=0.5)
 
 
+@pytest.mark.study
 def test_drift_can_be_taken_out_of_the_positions(truth):
     """Lines shifted smoothly by up to 0.8 px: A columns lie on a straight lattice again, cells move little."""
     line = np.arange(len(truth))

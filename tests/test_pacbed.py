@@ -148,6 +148,7 @@ def test_elastic_wave_is_the_mean_over_frozen_phonons():
     assert ratio[strong].max() < 5
 
 
+@pytest.mark.study
 def test_gradients_agree_with_finite_differences(coarse):
     k = jnp.asarray(np.random.default_rng(0).uniform(-9, 9, (200, 2)), jnp.float32)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=200), jnp.float32)
@@ -207,6 +208,7 @@ def test_bad_input_is_refused(coarse):
         at_thickness(found.intensity, found.thickness, 400.0)
 
 
+@pytest.mark.study
 def test_one_call_gives_the_mean_of_a_camera_over_the_cell():
     """At rest nothing is diffuse, so that the scan's mean is the whole pattern; tilted, so that signs count."""
     atoms = displaced_supercell(material("BaTiO3"), np.full((1, 1, 3), [0.1, -0.05, 0.0]), 12)

@@ -177,6 +177,7 @@ def test_non_polar_crystal_has_no_polarization_but_a_map():
         polarization_from_displacement(material("SrTiO3"), jnp.ones(3))
 
 
+@pytest.mark.study
 def test_real_strontium_titanate_is_a_null():
     """False displacement of 77 whole cells; over the whole image of 678 it averages to 0.2 pm."""
     pmap = map_polarization(read(DATA / "sto110_adf_crop.npz"), material("SrTiO3"), zone=(1, 1, 0))

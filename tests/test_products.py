@@ -40,6 +40,9 @@ from ferrojax.polarization import (
 from ferrojax.polarization.born import atom_charges
 from ferrojax.polarization.cells import crystal_lattice
 
+pytestmark = pytest.mark.filterwarnings("ignore:detector. .* ends close to the grid's band limit:UserWarning")
+"""Small grids: what is compared here is not how bright a ring is."""
+
 SHIPPED = Path(str(files("ferrojax.data")))
 ATOMS = displaced_supercell(material("BaTiO3"), np.full((1, 1, 3), [0.1, 0, 0]), 2)
 PLAN = plan_slices(ATOMS, 2.0, [4.0, 8.0])
@@ -104,6 +107,7 @@ def test_every_product_is_in_full_precision(case):
         assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
 
 
+@pytest.mark.study
 def test_products_of_the_analysis_are_in_full_precision(tmp_path):
     """From the programs that JAX compiles while an image is mapped, because much of it runs outside of any trace."""
     image, crystal = read(SHIPPED / "BTO_crystal_1.dm4"), material("BaTiO3")

@@ -29,6 +29,9 @@ from ferrojax.image import Image
 from ferrojax.multislice import FastThermal, FrozenPhonons, exit_wave, plan_slices
 from ferrojax.optics import PlaneWave, Probe
 
+pytestmark = pytest.mark.filterwarnings("ignore:detector. .* ends close to the grid's band limit:UserWarning")
+"""Small grids: what is compared here is not how bright a ring is."""
+
 PROBE = Probe(200e3, 21.4)
 RINGS = {"adf": AnnularDetector(40, 80), "abf": AnnularDetector(11, 21.4)}
 SCAN = Scan.grid((0.3, 0.2), (2.3, 2.2), (2, 2))
@@ -46,6 +49,7 @@ def data(out, name="abf"):
     return np.asarray(out[name].data)
 
 
+@pytest.mark.study
 def test_a_probe_and_a_scan_may_be_arguments_of_jit_and_grad(atoms):
     """With default windows and a small box: what is traced gives what is not."""
 
@@ -230,6 +234,7 @@ def test_a_thermal_model_says_what_it_does_not_move(atoms):
     ask(eqx.tree_at(lambda a: a.occupancy, still, jnp.full(len(titanium), 0.5)), thermal=FrozenPhonons(2))
 
 
+@pytest.mark.study
 def test_a_probe_with_a_source_may_be_an_argument_of_jit(atoms):
     """On a whole periodic box the source is convolved, whatever the semi-angle turns out to be up to 40 mrad."""
     scan, blurred = Scan.grid((0, 0), atoms.box[:2], (6, 6)), Probe(200e3, 21.4, source_size=0.4)

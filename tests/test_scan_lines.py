@@ -62,6 +62,7 @@ def mapped(seed, **scene):
     return pmap, scores(pmap, a, b)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("angle", [0.0, 23.0, 45.0])
 def test_jitter_of_the_lines_is_covered(angle):
     """7 pm a line: rms of error over σ, over two images, is 1 within what so few lines allow."""
@@ -76,6 +77,7 @@ def test_jitter_of_the_lines_is_covered(angle):
         assert float(lines.disorder.max()) < 0.02
 
 
+@pytest.mark.study
 def test_flicker_of_the_lines_is_covered():
     """Lines 5 % brighter or darker move the columns along y, all those of a row alike."""
     rms = np.sqrt(np.mean([(mapped(seed, flicker=0.05)[1] ** 2).mean(0) for seed in range(2)], 0))

@@ -29,6 +29,9 @@ from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, FrozenPhonons, plan_slices
 from ferrojax.optics import Probe
 
+pytestmark = pytest.mark.filterwarnings("ignore:detector. .* ends close to the grid's band limit:UserWarning")
+"""Small grids: what is compared here is not how bright a ring is."""
+
 COARSE = 0.1
 PROBE = Probe(200e3, 21.4)
 DETECTORS = {"adf": AnnularDetector(40, 80), "abf": AnnularDetector(11, 21.4)}
@@ -143,6 +146,7 @@ def field_of_cells():
     return displaced_supercell(material("BaTiO3"), shift, 3)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("window", "route"), [("auto", "matrix"), (14.0, "probes")])
 def test_a_window_gives_what_the_whole_box_gives(field_of_cells, window, route):
     scan = Scan.grid((-1.6, 2.4), (6.4, 10.4), (5, 5))  # hangs over the edge
@@ -188,6 +192,7 @@ def test_the_period_is_the_crystals_not_one_nearly_as_long(field_of_cells):
     assert lattice_period(field_of_cells) == pytest.approx((4.0, 4.0))
 
 
+@pytest.mark.study
 def test_detectors_do_not_know_of_each_other(atoms):
     detectors = {
         "ring": AnnularDetector(0, 40),

@@ -12,6 +12,9 @@ import zarr
 import ferrojax as fj
 from ferrojax.io import simulation
 
+pytestmark = pytest.mark.filterwarnings("ignore:detector. .* ends close to the grid's band limit:UserWarning")
+"""Small grids: what is compared here is not how bright a ring is."""
+
 PROBE = fj.Probe(200e3, 21.4)
 DETECTORS = {"camera": fj.PixelatedDetector(40, step=5.0), "adf": fj.AnnularDetector(40, 80)}
 SCAN = fj.Scan.grid((0.3, 0.2), (2.3, 1.7), (5, 3))
@@ -55,6 +58,7 @@ def test_blocks_are_what_simulate_gives(atoms, small_blocks, tmp_path):
     assert attributes["angular_sampling_mrad"] == [5, 5]
 
 
+@pytest.mark.study
 def test_blocks_of_a_blurred_scan_of_a_repeated_box_at_rest_are_what_simulate_gives(small_blocks, tmp_path):
     cell = fj.displaced_supercell(fj.material("BaTiO3"), np.full((1, 1, 3), [0.1, 0, 0]), 2)
     probe, scan = fj.Probe(200e3, 21.4, source_size=0.5), fj.Scan.grid((0, 0), cell.box[:2], (4, 4))

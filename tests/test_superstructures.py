@@ -79,6 +79,7 @@ def test_a_superstructure_is_one_lattice(scene):
         assert (gap < 2.0).mean() > 0.99
 
 
+@pytest.mark.study
 def test_a_zigzag_is_mapped_and_told():
     image, a, b = zigzag((0.5, 0.0), (0, 1))
     pmap, found = map_with_model(Image(image, (STEP, STEP)), material("PbTiO3"))

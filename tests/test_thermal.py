@@ -173,6 +173,7 @@ def test_fast_thermal_does_not_feel_the_grid():
     assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(a)
 
 
+@pytest.mark.study
 def test_gradient_with_respect_to_thermal_rms():
     atoms, scan = polar("BaTiO3", 3), Scan.grid((0, 0), (2, 2), (2, 2))
     plan = plan_slices(atoms, 4.0)

@@ -21,6 +21,9 @@ from ferrojax.grid import Grid
 from ferrojax.multislice import FrozenPhonons, plan_slices
 from ferrojax.optics import Probe, probe_spectrum
 
+pytestmark = pytest.mark.filterwarnings("ignore:detector. .* ends close to the grid's band limit:UserWarning")
+"""Small grids: what is compared here is not how bright a ring is."""
+
 PROBE = Probe(200e3, 21.4)
 DETECTORS = {
     "com": CentreOfMass(40),

@@ -7,6 +7,8 @@ PRISM without interpolation: exact for the periodic box, and cheaper than scanni
 fewer beams than the scan has positions.
 """
 
+from collections.abc import Iterable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Complex
 
+from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms, check_atoms
 from ferrojax.detection.detectors import AnnularDetector
 from ferrojax.detection.reading import detection_grid
@@ -107,6 +110,14 @@ def check_band(detector: AnnularDetector, reach: float) -> None:
     span = f"{detector.inner:g}–{detector.outer:g} mrad"
     problem = f"neither ends within the band limit of {reach:.0f} mrad nor is unbounded from well within it"
     raise InputError("detector", span, problem, "use outer=inf, or a finer grid")
+
+
+def operator_sampling(detectors: Iterable[AnnularDetector], energy: float, max_tilt: float = 0.0) -> float:
+    """Å per pixel, SAMPLING or finer, at which `check_band` lets unbounded rings pass; a ring that ends has to ask for
+    its own."""
+    wanted = max((d.inner * CLEARANCE + max_tilt for d in detectors if d.outer == np.inf), default=0.0)
+    reach = FRACTION * wavelength(energy) * 1e3 / (2 * SAMPLING)
+    return SAMPLING * min(1.0, reach / max(wanted, 1e-9))
 
 
 def check_beams(max_semiangle: float, reach: float, max_tilt: float = 0.0) -> None:

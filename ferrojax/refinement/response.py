@@ -22,8 +22,10 @@ from jaxtyping import Array, Complex, Float, Int
 from ferrojax.constants import wavelength
 from ferrojax.crystal import Atoms, Crystal, displaced_supercell, shared_sites
 from ferrojax.detection import AnnularDetector
+from ferrojax.detection.operator import operator_sampling
 from ferrojax.detection.tilted_operator import TiltedOperators, tilted_operators
 from ferrojax.errors import InputError
+from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.refinement.symmetry import Pairs, beam_pairs, plane_operations, turned_pairs
 
@@ -108,6 +110,8 @@ def cell_response(
     lattices = OFFSETS[: configurations // 2]
     drawn: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in lattices] for name in detectors}
     tables: list[_Table] = []
+    sampling = operator_sampling(detectors.values(), energy, max_tilt)
+    grid = Grid.for_box(CELLS * float(cell[0]), CELLS * float(cell[1]), sampling)
     for pair in range(configurations // 2):
         lattice = pair % len(lattices)
         values: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
@@ -115,7 +119,7 @@ def cell_response(
             thermal = FastThermal(2, seed=_seed(seed, pair))
             found = tilted_operators(
                 _moved(crystal, depth, specimen), energy, max_semiangle, detectors, thermal, plan,
-                max_tilt=max_tilt, offset=lattices[lattice],
+                max_tilt=max_tilt, offset=lattices[lattice], grid=grid,
             )  # fmt: skip
             if len(tables) == lattice:
                 tables.append(_Table.of(crystal, next(iter(found.values())), operations, b_site, term, specimens))
