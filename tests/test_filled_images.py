@@ -95,3 +95,21 @@ def test_no_accepted_cell_is_cut(where):
     sigma = 100 * np.sqrt(np.asarray(pmap.covariance)[np.asarray(pmap.valid)][:, [0, 1], [0, 1]])
     assert len(error) > 130
     assert not (np.abs(error) > np.maximum(6 * sigma, 6)).any()
+
+
+@pytest.mark.parametrize("fill", ["white", "frozen"])
+def test_what_is_filled_in_is_no_jitter_of_the_scan(fill):
+    """Whatever fills it: the error bars are those of the crystal's own pixels, along x not four times wider."""
+    image, a, b = scene()
+    image, shift = image[:240, :260].copy(), np.zeros(2)
+    if fill == "white":
+        image, shift = np.pad(image, ((0, 57), (45, 0)), constant_values=image.max()), np.array([45, 0])
+    else:
+        image[130:] = image[129]
+    pmap = map_polarization(Image(image, (STEP, STEP)), material("PbTiO3"))
+    error = errors_pm(pmap, a + shift, b + shift)
+    sigma = 100 * np.sqrt(np.asarray(pmap.covariance)[np.asarray(pmap.valid)][:, [0, 1], [0, 1]])
+    assert len(error) > 50
+    pull = np.sqrt(((error / sigma) ** 2).mean(0))
+    assert (pull > 0.7).all()
+    assert (pull < 1.35).all()

@@ -10,9 +10,12 @@ from ferrojax.crystal import displaced_supercell, material, mixed_crystal
 from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
 from ferrojax.detection.tilted_operator import tilted_operators
 from ferrojax.errors import InputError
+from ferrojax.image import Image
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.optics import Probe
-from ferrojax.refinement import cell_response
+from ferrojax.polarization import CellFrames
+from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell
+from ferrojax.refinement.mean_cell import harmonics
 from ferrojax.refinement.response import REACH
 from ferrojax.refinement.scene import image_of, tilt_weights, waves_of
 from ferrojax.refinement.symmetry import beam_pairs, plane_operations
@@ -189,3 +192,107 @@ def test_pairs_of_beams_reach_equally_far_along_both_sides_of_a_box():
 def test_configurations_are_pairs():
     with pytest.raises(InputError, match="configurations: are antithetic pairs"):
         cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, configurations=3)
+
+
+def known_mean_cell(detector: str, probe: Probe, thickness: float, tilt, shift) -> MeanCell:
+    """Of a box whose cells are all displaced alike, by its own operator."""
+    field = np.zeros((2, 2, 3))
+    field[..., :2] = shift
+    coefficient = np.fft.fft2(direct(detector, probe, thickness, tilt, field)) / 32**2
+    q = harmonics((4.0, 4.0), 1.0)
+    return MeanCell(coefficient[2 * q[:, 1], 2 * q[:, 0]], np.full((len(q), 2), 2e-5), q, 100)
+
+
+def test_the_recording_of_a_known_cell_is_found(response):
+    """Nothing of it is told: the prior of every parameter lies elsewhere."""
+    probe = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4}, edge=1.0)
+    tilt = tuple(response.tilt[np.argmax(response.tilt @ [1.0, 0.2])])
+    shift = (REACH / 2, -REACH / 2)
+    cells = {name: known_mean_cell(name, probe, 12.0, tilt, shift) for name in DETECTORS}
+    priors = {"thickness": (9.0, 4.0), "semiangle": (20.3, 0.5), "spread": (1e-3, 1e-3)}
+    found = fit_recording(cells, still("BaTiO3"), response, priors=priors, discrepancy=2e-3)
+    truth = {
+        "thickness": 12.0, "tilt_x": tilt[0], "tilt_y": tilt[1], "defocus": 15.0, "semiangle": 20.0,
+        "astigmatism_x": 12.0 * np.cos(0.8), "astigmatism_y": 12.0 * np.sin(0.8),
+        "source_x": SOURCE, "source_y": SOURCE, "displacement_x": shift[0], "displacement_y": shift[1],
+        "registration_x": 0.0, "registration_y": 0.0,
+    }  # fmt: skip
+    for name, value in truth.items():
+        at = found.name.index(name)
+        assert abs(found.value[at] - value) < max(3.5 * found.error[at], 0.02 * abs(value)), (name, found[name], value)
+    assert found.misfit < 1.5
+    for name, bound in (("defocus", 5.0), ("thickness", 1.0), ("displacement_x", 0.02), ("source_x", 0.02)):
+        assert found.error[found.name.index(name)] < bound, name
+    assert found.moved["defocus"]
+    assert not found.moved["spread"]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("priors", "match"),
+    [
+        ({"thicknes": (10.0, 1.0)}, "priors: is unknown .*thicknes.*choose from thickness"),
+        ({"thickness": (10.0, 0.0)}, "priors: is no standard error"),
+        ({"thickness": (10.0, np.nan)}, "priors: "),
+    ],
+)
+def test_priors_that_say_nothing_are_refused(response, priors, match):
+    q = harmonics((4.0, 4.0), 1.0)
+    cell = MeanCell(np.ones(len(q), complex), np.ones((len(q), 2)), q, 10)
+    with pytest.raises(InputError, match=match):
+        fit_recording({"haadf": cell}, material("BaTiO3"), response, priors=priors)
+
+
+def test_a_detector_that_was_not_simulated_is_refused(response):
+    q = harmonics((4.0, 4.0), 1.0)
+    cell = MeanCell(np.ones(len(q), complex), np.ones((len(q), 2)), q, 10)
+    with pytest.raises(InputError, match=r"cells: is no detector of the response .*bf.*haadf, abf"):
+        fit_recording({"bf": cell}, material("BaTiO3"), response)
+
+
+def test_mean_cells_of_other_scans_or_without_intensity_are_refused(response):
+    q = harmonics((4.0, 4.0), 1.0)
+    cell = MeanCell(np.ones(len(q), complex), np.ones((len(q), 2)), q, 10)
+    for other, match in (
+        (cell._replace(q=q[:-1], value=cell.value[:-1]), "cells: has other coefficients"),
+        (cell._replace(value=-cell.value), "cells: has no intensity"),
+    ):
+        with pytest.raises(InputError, match=match):
+            fit_recording({"haadf": cell, "abf": other}, material("BaTiO3"), response)
+    with pytest.raises(InputError, match="cells: names no detector"):
+        fit_recording({}, material("BaTiO3"), response)
+
+
+def test_a_cell_that_no_recording_makes_is_told(response):
+    """Coefficients turned by phases that no centre of symmetry, tilt or displacement gives."""
+    cell = known_mean_cell("haadf", Probe(200e3, 20.0, edge=1.0), 12.0, (0.0, 0.0), (0.0, 0.0))
+    turn = np.exp(1j * np.random.default_rng(0).uniform(-3, 3, len(cell.q)) * cell.q.any(1))
+    strange = cell._replace(value=cell.value * turn)
+    found = fit_recording({"haadf": strange}, still("BaTiO3"), response, discrepancy=2e-3)
+    assert any("misfit" in note for note in found.notes)
+
+
+def test_the_mean_cell_of_an_image():
+    """Known waves on a turned, strained lattice, a scatter that is known, and cells that reach beyond the image."""
+    q = harmonics((4.0, 3.9), 0.6)
+    rng = np.random.default_rng(0)
+    wave = rng.normal(size=(2, len(q))) * np.exp(-np.hypot(*q.T))
+    wave[1, 0] = 0.0
+    frame = np.array([[5.1, 0.4], [-0.5, 5.0]])  # px per Å
+    index = np.stack(np.meshgrid(np.arange(-1, 12), np.arange(-1, 12)), -1).reshape(-1, 2)
+    centre = index * (4.0, 3.9) @ frame.T + (12.3, 15.7)
+    px = np.stack(np.meshgrid(np.arange(200), np.arange(210)), -1)
+    place = (px - (12.3, 15.7)) @ np.linalg.inv(frame).T / (4.0, 3.9)
+    phase = np.einsum("yxi,ni->yxn", place, q) * 2 * np.pi
+    twice = np.where((q == 0).all(1), 1.0, 2.0)
+    clean = (np.cos(phase) * wave[0] - np.sin(phase) * wave[1]) @ twice
+    image = Image(jnp.asarray(clean + 0.1 * rng.normal(size=clean.shape)), (0.2, 0.2))
+    unit, none = jnp.eye(2), jnp.zeros((len(centre), 2))
+    cells = CellFrames(jnp.asarray(centre), jnp.asarray(frame), unit, none, jnp.tile(unit, (len(centre), 1, 1)))
+    found = mean_cell(image, cells, (4.0, 3.9), 0.6)
+    assert 40 < found.cells < len(centre)
+    pull = np.stack([np.real(found.value) - wave[0], np.imag(found.value) - wave[1]], -1)[1:] / found.error[1:]
+    assert 0.6 < np.sqrt((pull**2).mean()) < 1.4
+    keep = np.zeros(len(centre), bool)
+    with pytest.raises(InputError, match="image: cells lie on it as a whole, of 9 at least"):
+        mean_cell(image, cells, (4.0, 3.9), 0.6, keep)

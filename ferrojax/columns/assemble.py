@@ -88,7 +88,7 @@ def assemble(
     if calibration is not None and anchored.any():
         usable = (rejection == ACCEPTED) & (seeds.column >= 0)
         lattice = Lattice(seeds.index, seeds.column, seeds.site, usable, int(seeds.column[anchored][0]))
-        lines = line_error(data, fit, lattice, covariance, calibration)
+        lines = line_error(data, fit, lattice, covariance, calibration, ~seeds.blank)
         covariance = covariance + np.diag(np.asarray(lines.variance, float))
     by_oxygen = None if unsure is None else unsure @ affine.T
     if by_oxygen is not None:

@@ -146,8 +146,10 @@ def line_error(
     lattice: Lattice,
     covariance: Float[np.ndarray, "n 2 2"],
     calibration: Calibration,
+    trusted: Bool[np.ndarray, "rows cols"],
 ) -> LineError:
     """What the columns of a scan line share; data: with bright columns. covariance: (n, 2, 2) Å² of the fit alone.
+    trusted: pixels that hold a measurement.
 
     Jitter of single lines shows inside the columns, whatever the crystal does. What is slower than a column is high, or
     moves columns along y, shows in their positions only: it has to be common along a line, not periodic in the
@@ -158,7 +160,7 @@ def line_error(
     place, index, kind = fit.position[chosen], lattice.index[chosen], lattice.kind[chosen]
     shared, own = line_scatter(place @ affine.T, place, index, np.where(kind == lattice.anchor, -1, kind), lattice_px)
     width = _width_of_kind(fit, lattice)
-    jitter = _jitter(data, fit, lattice, width)
+    jitter = _jitter((data, trusted), fit, lattice, width)
     height = _heights(fit, lattice)
     y = place[:: max(1, len(place) // _SAMPLE), 1]
     alone = displacement_jitter(jitter, (y, float(np.median(height[chosen]))), (y[:, None], 1.0), np.zeros(1)).mean(0)
@@ -214,12 +216,13 @@ def _heights(fit: FittedColumns, lattice: Lattice) -> Float[np.ndarray, " n"]:
 
 
 def _jitter(
-    data: Float[np.ndarray, "rows cols"], fit: FittedColumns, lattice: Lattice, width: Float[np.ndarray, " n"]
+    pixels: tuple[np.ndarray, np.ndarray], fit: FittedColumns, lattice: Lattice, width: Float[np.ndarray, " n"]
 ) -> JitterStrength:
-    """Of the lines in the middle of the image."""
+    """Of the lines in the middle of the image; pixels: what they hold, and which of it is measured."""
+    data, trusted = pixels
     size = np.minimum(np.array(data.shape[::-1]), _MIDDLE)
     corner = (np.array(data.shape[::-1]) - size) // 2
-    part = data[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
+    part, known = (a[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]] for a in (data, trusted))
     position = fit.position - corner
     near = ((position > -4 * width[:, None]) & (position < size + 4 * width[:, None])).all(1)
     near &= np.isfinite(fit.amplitude) & np.isfinite(fit.width)
@@ -239,4 +242,5 @@ def _jitter(
     total, count = (
         gaussian_filter1d(np.bincount(line, w, size[1]), blur, mode="constant") for w in (off, np.ones(len(off)))
     )
-    return jitter_along_lines(part, column_model(part, shape, kind[near]), shape, total / np.maximum(count, 1e-9))
+    model = column_model(part, shape, kind[near], known)
+    return jitter_along_lines(part, model, shape, total / np.maximum(count, 1e-9), known)

@@ -1,4 +1,8 @@
 """Read through the microscope: the recording fitted, displacement and structure refined."""
 
+from ferrojax.refinement.mean_cell import MeanCell as MeanCell
+from ferrojax.refinement.mean_cell import mean_cell as mean_cell
+from ferrojax.refinement.recording import Recording as Recording
+from ferrojax.refinement.recording import fit_recording as fit_recording
 from ferrojax.refinement.response import CellResponse as CellResponse
 from ferrojax.refinement.response import cell_response as cell_response

@@ -39,16 +39,25 @@ def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, til
     outside what was simulated (where they are not traced).
     """
     check_probe(probe, response.energy, response.max_semiangle)
+    return waves_from(response, operators_at(response, detector, thickness, tilt), probe)
+
+
+def operators_at(response: CellResponse, detector: str, thickness, tilt) -> Complex[Array, "terms pairs"]:
+    """Every term's operator at one thickness (Å) and tilt (mrad), whatever the optics."""
     _check_tilt(response.tilt, tilt)
+    by_exit = jnp.moveaxis(response.coefficient[detector], 2, 0)
+    at_depth = at_thickness(by_exit, response.thickness, thickness)
+    return jnp.einsum("tnp,n->tp", at_depth, tilt_weights(response.tilt, tilt), precision=EXACT)
+
+
+def waves_from(response: CellResponse, table: Complex[Array, "terms pairs"], probe: Probe) -> Waves:
+    """What `operators_at` gave, under a probe."""
     unique, place = np.unique(response.q, axis=0, return_inverse=True)
     size = 2 * int(np.abs(response.beam).max()) + 2
     grid = Grid((size, size), (response.box[1] / size, response.box[0] / size))
     x, y = response.beam.T
     spectrum = probe_spectrum(probe, grid)[y, x]
     pair = jnp.conj(spectrum[response.pair[:, 0]]) * spectrum[response.pair[:, 1]]
-    by_exit = jnp.moveaxis(response.coefficient[detector], 2, 0)
-    at_depth = at_thickness(by_exit, response.thickness, thickness)
-    table = jnp.einsum("tnp,n->tp", at_depth, tilt_weights(response.tilt, tilt), precision=EXACT)
     value = jnp.zeros((len(response.term), len(unique)), table.dtype).at[:, place.ravel()].add(table * pair)
     return Waves(value, unique, response.box)
 

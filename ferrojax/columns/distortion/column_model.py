@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -14,6 +14,7 @@ from ferrojax.products import exact
 _REACH = 3.0  # rms radii of a column within which its misfit counts
 _DRAWN = 4.0  # rms radii within which a column is drawn
 _COUNT = 256  # columns are drawn in multiples of so many, so that few programs are compiled
+_LEAST_SHARE = 1e-6  # of pixels that hold a measurement, for the ground among them
 _GROUND = 2.0  # nearest distances between columns over which the ground is smooth
 
 
@@ -77,9 +78,14 @@ def common_misfit(
 
 
 def column_model(
-    data: Float[np.ndarray, "rows cols"], columns: ColumnShape, group: Int[np.ndarray, " n"]
+    data: Float[np.ndarray, "rows cols"],
+    columns: ColumnShape,
+    group: Int[np.ndarray, " n"],
+    trusted: Bool[np.ndarray, "rows cols"] | None = None,
 ) -> Float[np.ndarray, "rows cols"]:
     """The image of the columns on a smooth ground, with what the columns of a group all leave over.
+
+    trusted: pixels that hold a measurement (None: all); what others hold has no part in it.
 
     One shape a sublattice is right for lines: shapes fitted column by column would take their jitter up.
     """
@@ -96,8 +102,10 @@ def column_model(
         jnp.asarray(np.pad(np.asarray(columns.width_px, float), (0, fill), constant_values=1.0), kind),
     )
     drawn = np.asarray(_drawn(padded, canvas(size), half), float)[: size[0], : size[1]]
-    model = drawn + ndimage.gaussian_filter(data - drawn, _GROUND * gap)
-    return model + common_misfit(data - model, columns, group)
+    weight = np.ones(size) if trusted is None else trusted.astype(float)
+    ground, share = (ndimage.gaussian_filter(a, _GROUND * gap) for a in (weight * (data - drawn), weight))
+    model = drawn + ground / np.maximum(share, _LEAST_SHARE)
+    return model + common_misfit(weight * (data - model), columns, group)
 
 
 _drawn = jax.jit(rendered_columns, static_argnums=(1, 2))

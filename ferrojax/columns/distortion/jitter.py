@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from scipy import sparse
 
 from ferrojax.columns.distortion.column_model import ColumnShape
@@ -192,21 +192,30 @@ def jitter_along_lines(
     model: Float[np.ndarray, "rows cols"],
     columns: ColumnShape,
     drift: Float[np.ndarray, " rows"],
+    trusted: Bool[np.ndarray, "rows cols"] | None = None,
 ) -> JitterStrength:
     """The strength alone of what `estimate_jitter` finds along x, arguments as there; none along y.
+
+    trusted: pixels that hold a measurement (None: all).
 
     Along y a line that is brighter than others, and a column that is wider than its model, look like jitter.
     """
     matrix, strength = _column_weights(columns, data.shape[0])[0]
-    fit, response, seen = _left_in_residual(_of_axis(_fitted_lines(data, model, None), 0), matrix, strength, drift)
+    fit, response, seen = _left_in_residual(
+        _of_axis(_fitted_lines(data, model, None, trusted), 0), matrix, strength, drift
+    )
     rms, _, correlation = _prior(fit, response, seen)
     return JitterStrength(np.array([rms, 0.0]), np.array([correlation, 0.0]))
 
 
-def _fitted_lines(data: np.ndarray, model: np.ndarray, variance: np.ndarray | None) -> LineFit:
+def _fitted_lines(
+    data: np.ndarray, model: np.ndarray, variance: np.ndarray | None, trusted: np.ndarray | None = None
+) -> LineFit:
+    trusted = np.ones(data.shape, bool) if trusted is None else trusted
     if variance is None:
-        rest = data - model
+        rest = (data - model)[trusted]
         variance = np.full(data.shape, (_NORMAL * np.median(np.abs(rest - np.median(rest)))) ** 2)
+    variance = np.where(trusted, variance, np.inf)
     size = (data.shape[0], data.shape[1])
     beyond = [(0, side - n) for side, n in zip(canvas(size), size, strict=True)]
     unseen = np.pad(variance, beyond, constant_values=np.inf)
