@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from ferrojax.columns import scan_distortion
 from ferrojax.columns.faulty_pixels import unmeasured_pixels
 from ferrojax.crystal import material
 from ferrojax.image import Image
-from ferrojax.polarization import map_polarization
+from ferrojax.polarization import map_polarization, map_with_model
 from tests.lattices import SHAPE, STEP, counted, crystal, errors_pm, painted
 
 
@@ -106,10 +107,13 @@ def test_what_is_filled_in_is_no_jitter_of_the_scan(fill):
         image, shift = np.pad(image, ((0, 57), (45, 0)), constant_values=image.max()), np.array([45, 0])
     else:
         image[130:] = image[129]
-    pmap = map_polarization(Image(image, (STEP, STEP)), material("PbTiO3"))
+    shown = Image(image, (STEP, STEP))
+    pmap, found = map_with_model(shown, material("PbTiO3"))
     error = errors_pm(pmap, a + shift, b + shift)
     sigma = 100 * np.sqrt(np.asarray(pmap.covariance)[np.asarray(pmap.valid)][:, [0, 1], [0, 1]])
     assert len(error) > 50
+    jitter = scan_distortion(shown, pmap.columns, ~found.blank).jitter
+    assert np.asarray(jitter.rms)[0] * 100 * STEP < 1.5  # pm
     pull = np.sqrt(((error / sigma) ** 2).mean(0))
     assert (pull > 0.7).all()
     assert (pull < 1.35).all()

@@ -89,7 +89,8 @@ def analyse_map(
     crystal = given_crystal(crystal)
     reasons: dict[str, str] = {}
     progress("measuring the scan")
-    distortion = _or_reason(lambda: scan_distortion(upright(image, found), pmap.columns), "distortion", reasons)
+    shown = upright(image, found)
+    distortion = _or_reason(lambda: scan_distortion(shown, pmap.columns, ~found.blank), "distortion", reasons)
     motif = projected_motif(crystal, zone, displacement=":".join(pmap.displacement_of))
     split = None if distortion is None else spread_split(pmap, distortion, motif)
     progress("looking for domains")

@@ -198,7 +198,7 @@ def map_with_model(
     ]
     notes = image_notes(found, motif, oxygen)
     if correct_drift:
-        drift = scan_distortion(upright(image, found), found.columns).drift
+        drift = scan_distortion(upright(image, found), found.columns, ~found.blank).drift
         found = found._replace(columns=straightened(found.columns, drift, motif))
         pm = 100 * float(np.sqrt(np.linalg.det(np.asarray(calibration.affine, float))))
         x, y = drift.levels(pm)["drift_removed"]

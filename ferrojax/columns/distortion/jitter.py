@@ -160,6 +160,7 @@ def estimate_jitter(
     variance: Float[np.ndarray, "rows cols"] | None = None,
     deviation: tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]] | None = None,
     drift: Float[np.ndarray, "rows 2"] | None = None,
+    trusted: Bool[np.ndarray, "rows cols"] | None = None,
 ) -> LineJitter:
     """Shift of every scan line from an image, the model fitted to it and its columns.
 
@@ -168,14 +169,15 @@ def estimate_jitter(
     deviation: (n, 2) px of the columns from their lattice, drift taken out, and its variance. It adds the
     shift that all lines of a column share, which the residual cannot show; real displacements that the columns of
     a line share are then taken for jitter, so leave it out where those are looked for. drift: px, the smooth shift
-    of the lines that is known, as `ScanDrift.shift`: it shears columns, which would look like jitter.
+    of the lines that is known, as `ScanDrift.shift`: it shears columns, which would look like jitter. trusted: pixels
+    that hold a measurement (None: all).
     The shifts have a Gaussian prior, a Markov chain over the lines, whose rms and correlation are found from what
     the two halves of every line share. Real strain does not enter the residual. Along y, columns that are all too
     wide in the model, or lines that are brighter than others, look like shifts where the columns lie in rows along
     the lines: there the shifts along y are no better than the model and the beam current.
     """
     kind = jnp.result_type(float)
-    fit = _fitted_lines(data, model, variance)
+    fit = _fitted_lines(data, model, variance, trusted)
     weights = _column_weights(columns, data.shape[0])
     parts = []
     for axis in (0, 1):

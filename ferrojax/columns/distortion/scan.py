@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy.spatial import KDTree
 
 from ferrojax.columns.columns import Columns
@@ -99,11 +99,14 @@ class _Component(NamedTuple):
     disagreement: float
 
 
-def scan_distortion(image: Image, columns: Columns) -> ScanDistortion:
+def scan_distortion(
+    image: Image, columns: Columns, trusted: Bool[np.ndarray, "rows cols"] | None = None
+) -> ScanDistortion:
     """Drift and line jitter of an image from its indexed columns.
 
     The model for the jitter is made of round Gaussians, one width a sublattice, on a smooth ground, and of what they
     all leave over (`common_misfit`). The jitter sets how much of what the columns of a line share is not drift.
+    trusted: pixels that hold a measurement (None: all).
     Errors: InputError as `estimate_drift`, and for columns that carry no lattice index.
     """
     if columns.calibration is None:
@@ -120,11 +123,11 @@ def scan_distortion(image: Image, columns: Columns) -> ScanDistortion:
     shape = ColumnShape(columns.position_px, jnp.asarray(amplitude), jnp.asarray(width))
     data = np.asarray(image.data, float)
     position = np.asarray(columns.position_px, float)
-    model = column_model(data, shape, site)
+    model = column_model(data, shape, site, trusted)
     covariance = np.einsum("ij,njk,lk->nil", to_px, np.asarray(columns.covariance, float)[kept], to_px)
     lattice = (position[kept], covariance, np.asarray(columns.lattice_index)[kept], site[kept], data.shape[0])
     first = estimate_drift(*lattice)
-    jitter = estimate_jitter(data, model, shape, drift=np.asarray(first.shift, float))
+    jitter = estimate_jitter(data, model, shape, drift=np.asarray(first.shift, float), trusted=trusted)
     at = position[kept][:, 1]
     alone = displacement_jitter(jitter, (at, float(np.median(width))), (at[:, None], 1.0), np.zeros(1))
     known = [float(np.sqrt(v)) or None for v in alone.mean(0)]  # no jitter seen: the columns have to tell
