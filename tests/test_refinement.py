@@ -259,6 +259,14 @@ def test_mean_cells_of_other_scans_or_without_intensity_are_refused(response):
     ):
         with pytest.raises(InputError, match=match):
             fit_recording({"haadf": cell, "abf": other}, material("BaTiO3"), response)
+    wide = harmonics((4.0, 4.0), 2.0)
+    wide = MeanCell(np.ones(len(wide), complex), np.ones((len(wide), 2)), wide, 10)
+    with pytest.raises(InputError, match="cells: holds coefficients beyond those of the response"):
+        fit_recording({"haadf": wide}, material("BaTiO3"), response)
+    with pytest.raises(InputError, match="response: is not of PbTiO3"):
+        fit_recording({"haadf": cell}, material("PbTiO3"), response)
+    with pytest.raises(InputError, match="discrepancy: must be positive"):
+        fit_recording({"haadf": cell}, material("BaTiO3"), response, discrepancy=0.0)
     with pytest.raises(InputError, match="cells: names no detector"):
         fit_recording({}, material("BaTiO3"), response)
 

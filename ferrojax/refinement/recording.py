@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 from scipy.optimize import least_squares
 
-from ferrojax.checks import real_numbers
+from ferrojax.checks import real_number, real_numbers
 from ferrojax.crystal import Crystal
 from ferrojax.errors import InputError
 from ferrojax.optics import Probe
@@ -38,8 +38,8 @@ PRIORS = {
 }  # fmt: skip
 """Name -> (value, standard error) known beforehand. thickness, defocus, astigmatism, coma Å; tilt and semiangle mrad;
 source Å rms along the crystal's axes, source_xy its covariance Å²; displacement Å, the cells' mean; spread Å rms per
-axis about it; mode: oxygen's part of the soft mode, 1 as tabled; registration Å, how far A's centroid as it was
-measured lies from A's."""
+axis about it; mode: oxygen's part of the soft mode, 1 as tabled, to first order in the displacement; registration Å,
+how far A's centroid as it was measured lies from A's."""
 EACH = {"log_gain": (0.0, 1.0), "background": (0.1, 0.15)}
 """Of every detector: the image's mean over the signal's (log), and its share that is no signal."""
 EDGE = 1.0
@@ -59,7 +59,8 @@ class Recording(NamedTuple):
 
     value, error, prior, prior_error: (k,) of the parameters `name` (units of PRIORS). covariance: (k, k), Laplace.
     misfit: mean square of what is left of the mean cell over its error, the discrepancy included; depth: how much worse
-    the second basin fits, in units of that (the difference of the cost, infinite where there is one). data, model:
+    the second basin fits (difference of the cost, infinite where there is one; an upper bound where a start was not
+    followed to its end). data, model:
     detector -> (n,) coefficients of the mean cell, measured and fitted. notes: why not to believe it, a sentence each.
     """
 
@@ -85,30 +86,22 @@ class Recording(NamedTuple):
         return dict(zip(self.name, (self.error < 0.7 * self.prior_error).tolist(), strict=True))
 
 
-class Shared(eqx.Module):
-    """What of a response a lattice of cells that all move alike shows: (terms, nodes, exits, pairs) as in CellResponse,
-    at the lattice's own q, already summed over the box's cells."""
-
-    part: CellResponse
-
-    @staticmethod
-    def of(response: CellResponse) -> "Shared":
-        """Clean cell, soft mode and oxygen; q is kept in steps of 1/box, all even."""
-        even = (response.q % CELLS == 0).all(1)
-        kept = [i for i, t in enumerate(response.term) if t[0] in ("clean", MODE) or t[0].endswith(":O")]
-        many = np.array([1.0 if response.term[i][0] == "clean" else CELLS**2 for i in kept])
-        coefficient = {
-            name: value[np.array(kept)][..., even] * many[:, None, None, None]
-            for name, value in response.coefficient.items()
-        }
-        noise = {name: value[np.array(kept)] for name, value in response.noise.items()}
-        return Shared(
-            CellResponse(
-                coefficient, noise, response.thickness, response.tilt, response.beam, response.pair[even],
-                response.q[even], tuple(response.term[i] for i in kept), response.box, response.energy,
-                response.max_semiangle, response.crystal,
-            )
-        )  # fmt: skip
+def alike(response: CellResponse) -> CellResponse:
+    """What of a response a lattice of cells that all move alike shows: clean cell, soft mode and oxygen at the
+    lattice's own q (still in steps of 1/box, all even), already summed over the box's cells."""
+    even = (response.q % CELLS == 0).all(1)
+    kept = [i for i, t in enumerate(response.term) if t[0] in ("clean", MODE) or t[0].endswith(":O")]
+    many = np.array([1.0 if response.term[i][0] == "clean" else CELLS**2 for i in kept])
+    coefficient = {
+        name: value[np.array(kept)][..., even] * many[:, None, None, None]
+        for name, value in response.coefficient.items()
+    }
+    noise = {name: value[np.array(kept)] for name, value in response.noise.items()}
+    return CellResponse(
+        coefficient, noise, response.thickness, response.tilt, response.beam, response.pair[even],
+        response.q[even], tuple(response.term[i] for i in kept), response.box, response.energy,
+        response.max_semiangle, response.crystal,
+    )  # fmt: skip
 
 
 def fit_recording(
@@ -126,10 +119,13 @@ def fit_recording(
     Errors: InputError for a detector that the response lacks, mean cells of other sizes or without intensity, an
     unknown or impossible prior.
     """
-    _check_cells(cells)
-    known = _priors(priors, cells, response)
-    shared = Shared.of(response)
-    problem = _Problem.of(cells, crystal, shared, known, discrepancy)
+    remedy = "give the relative error of the simulated coefficients, e.g. 0.01"
+    discrepancy = real_number("discrepancy", discrepancy, remedy, above=0.0)
+    if crystal.name != response.crystal:
+        raise InputError("response", response.crystal, f"is not of {crystal.name}", "make it with cell_response")
+    known, part = _priors(priors, cells, response), alike(response)
+    _check_cells(cells, part)
+    problem = _Problem.of(cells, crystal, part, known, discrepancy)
     begun = sorted((problem.solved(start, FEW) for start in problem.starts(response)), key=lambda each: each[1])
     found = sorted((problem.solved(start, MANY) for start, _ in begun[:FOLLOWED]), key=lambda each: each[1])
     found += begun[FOLLOWED:]
@@ -161,10 +157,13 @@ def fit_recording(
     )
 
 
-def _check_cells(cells: Mapping[str, MeanCell]) -> None:
+def _check_cells(cells: Mapping[str, MeanCell], part: CellResponse) -> None:
     if not cells:
         raise InputError("cells", {}, "names no detector", 'give {"haadf": mean_cell(...)}')
     first = next(iter(cells.values()))
+    if not {tuple(k) for k in first.q.tolist()} <= {tuple(k) for k in (part.q // CELLS).tolist()}:
+        problem = "holds coefficients beyond those of the response"
+        raise InputError("cells", f"up to {np.abs(first.q).max()} steps", problem, "make it with a smaller `farthest`")
     for name, cell in cells.items():
         if not np.array_equal(cell.q, first.q):
             problem = "has other coefficients than the first"
@@ -200,7 +199,10 @@ def _priors(priors, cells, response: CellResponse) -> dict[str, tuple[float, flo
     for name, given in (priors or {}).items():
         if name not in known:
             raise InputError("priors", name, "is unknown", f"choose from {', '.join(known)}")
-        value, error = (float(v) for v in real_numbers("priors", given, "give (value, standard error)"))
+        pair = np.asarray(real_numbers("priors", given, "give (value, standard error)"), float)
+        if pair.shape != (2,):
+            raise InputError("priors", f"{name}: {given}", "is no pair", "give (value, standard error)")
+        value, error = pair.tolist()
         if not error > 0:
             raise InputError("priors", f"{name}: {error:g}", "is no standard error", "give one above zero")
         known[name] = (value, error)
@@ -216,7 +218,9 @@ class _Problem(NamedTuple):
     known: dict[str, tuple[float, float]]
 
     @staticmethod
-    def of(cells: Mapping[str, MeanCell], crystal: Crystal, shared: Shared, known, discrepancy: float) -> "_Problem":
+    def of(
+        cells: Mapping[str, MeanCell], crystal: Crystal, part: CellResponse, known, discrepancy: float
+    ) -> "_Problem":
         names = tuple(known)
         mean, sd = (jnp.asarray([v[k] for v in known.values()], jnp.result_type(float)) for k in (0, 1))
         q = next(iter(cells.values())).q
@@ -225,8 +229,8 @@ class _Problem(NamedTuple):
         noise = np.concatenate([cell.error / abs(cell.value[0]) for cell in cells.values()])
         size = np.concatenate([_smooth(cell) / abs(cell.value[0]) for cell in cells.values()])
         error = jnp.asarray(np.sqrt(noise**2 + (discrepancy * size)[:, None] ** 2))
-        term, like = _Term.of(crystal, shared.part), eqx.tree_at(lambda r: r.coefficient, shared.part, {})
-        tables = shared.part.coefficient  # an argument of the programs, so that they need not be compiled into them
+        term, like = _Term.of(crystal, part), eqx.tree_at(lambda r: r.coefficient, part, {})
+        tables = part.coefficient  # an argument of the programs, so that they need not be compiled into them
 
         @exact
         def operators(tables, x):
