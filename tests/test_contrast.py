@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ferrojax.columns import find_columns
-from ferrojax.columns.contrast import expected_contrast, measured_contrast
+from ferrojax.columns.contrast import expected_contrast, measured_contrast, no_counts
 from ferrojax.crystal import material
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
@@ -60,3 +60,12 @@ def test_the_crystal_says_which_columns_are_brighter():
 def test_an_image_of_another_material_is_refused_whole():
     with pytest.raises(InputError, match=r"A/B intensity 1\.[01]"):
         find_columns(picture(-np.inf), material("PbTiO3"))
+
+
+def test_an_image_below_zero_is_said_to_be_no_dark_field():
+    counts = np.random.default_rng(0).poisson(100 * np.ones((40, 40))) * 1.0
+    counts[::8, ::8] = 900.0
+    assert no_counts((counts).ravel(), "HAADF") == ()
+    assert no_counts((counts - 60).ravel(), "HAADF") == ()
+    assert "dDPC" in no_counts((counts - 300).ravel(), "HAADF")[0]
+    assert no_counts((counts - 300).ravel(), "iDPC") == ()

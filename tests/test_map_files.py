@@ -183,3 +183,36 @@ def test_the_refusal_of_such_a_map_names_the_array(tmp_path, pmap):
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "map file: holds displacement of shape (3, 5, 2), which does not fit 4 × 5 cells" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("displacement", np.nan, "displacement, which is not finite in 1 of"),
+        ("position", np.inf, "position, which is not finite in 1 of"),
+        ("covariance", np.nan, "covariance, which is not finite in 1 of"),
+        ("covariance", -1.0, "covariance, which has a negative variance in 1 of"),
+    ],
+)
+def test_numbers_that_make_no_map_are_refused(tmp_path, pmap, field, value, said):
+    write_map(tmp_path / "map.h5", pmap)
+    with h5py.File(tmp_path / "map.h5", "a") as file:
+        values = np.array(file[field])
+        values[tuple(np.argwhere(np.asarray(pmap.valid))[0])] = value
+        del file[field]
+        file[field] = values
+    with pytest.raises(InputError, match=said):
+        read_map(tmp_path / "map.h5")
+
+
+def test_a_signal_that_was_changed_is_not_passed_over(tmp_path, pmap):
+    write_map(tmp_path / "map.hspy", pmap)
+    assert_same(read_map(tmp_path / "map.hspy"), pmap)
+    with h5py.File(tmp_path / "map.hspy", "a") as file:
+        name = "Experiments/polarization map/data"
+        values = np.array(file[name])
+        values[..., 2] *= 1.5
+        del file[name]
+        file[name] = values
+    with pytest.raises(InputError, match=r"has a signal that was changed since"):
+        read_map(tmp_path / "map.hspy")

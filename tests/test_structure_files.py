@@ -254,3 +254,12 @@ def test_a_specimen_from_a_file_that_names_its_setting(tmp_path):
     path.write_text(path.read_text().replace("_cell_angle_gamma 90", "_cell_angle_gamma 100"))
     with pytest.raises(fj.InputError, match=r"cell|space group|setting"):
         fj.Atoms.from_file(path)
+
+
+def test_shares_that_are_rounded_fill_a_site(tmp_path):
+    """A refinement's 0.667(2) and 0.335(2) are one atom; 0.7 and 0.7 are a mistake."""
+    strontium, _, oxygen = STRONTIUM_TITANATE
+    file = cif(tmp_path, [strontium, "Ti1 Ti 0.667 0.5 0.5 0.5", "Nb1 Nb 0.335 0.5 0.5 0.5", oxygen])
+    found = fj.Crystal.from_file(file, labels={"Sr": "A", "Ti": "B", "Nb": "B", "O": "O"})
+    share = {int(z): float(w) for z, w in zip(found.number, np.asarray(found.occupancy), strict=True)}
+    np.testing.assert_allclose([share[22], share[41]], [0.667 / 1.002, 0.335 / 1.002], rtol=1e-6)

@@ -140,3 +140,14 @@ def test_waves_of_a_sublattice_are_measured_and_noise_is_none():
         np.testing.assert_allclose(np.abs(found), np.abs(amplitude), atol=1.0 if max(np.abs(amplitude)) > 1 else 0.02)
         if amplitude[0] and amplitude[1]:
             assert found[0] * found[1] < 0
+
+
+@pytest.mark.study
+@pytest.mark.parametrize(("amplitude", "along"), [(0.15, (0.0, 1.0)), (0.3, (1.0, 0.0))])
+def test_rows_of_a_that_alternate_are_mapped(amplitude, along):
+    """Taken for jumps of the scan, they cost half of the cells."""
+    image, a, b = zigzag((0.0, 0.5), along, 2.0, amplitude)
+    pmap, found = map_with_model(Image(image, (STEP, STEP)), crystal=material("BaTiO3"))
+    assert found.jumps == ()
+    assert np.asarray(pmap.valid).sum() > 170
+    assert np.abs(errors_pm(pmap, a, b)).max() < 6

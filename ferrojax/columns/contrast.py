@@ -17,6 +17,13 @@ _LEAST = 0.2
 _ROUND = 9
 """B columns whose median counts, so that one odd column is not another material."""
 _NEIGHBOURS = 4
+_BELOW = 0.1
+"""Of an image's range: how far its ground lies below zero where it is no count of electrons."""
+_NO_COUNTS = (
+    "the image falls below zero, as no dark field does. A differential or filtered signal (dDPC) draws every column in "
+    'a dark ring, which pulls its neighbours: pass mode="iDPC" (--mode iDPC) if it is one; a dark field less its mean '
+    "is read right as it is"
+)
 _MOST = 0.75
 """Share of B columns from which the image, and not a part of it, is of something else."""
 
@@ -50,6 +57,12 @@ def unlike(
             "check crystal, zone axis and pixel size",
         )
     return answer
+
+
+def no_counts(data: Float[np.ndarray, " n"], mode: str) -> tuple[str, ...]:
+    """A line to say where an image taken for a dark field lies below zero."""
+    low, high = np.percentile(data, (20, 99))
+    return (_NO_COUNTS,) if mode == "HAADF" and low < -_BELOW * (high - low) else ()
 
 
 def expected_contrast(motif: Motif) -> float:

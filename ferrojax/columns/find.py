@@ -11,7 +11,7 @@ from ferrojax.checks import check_numbers
 from ferrojax.columns.assemble import assemble, at_edge, rejections
 from ferrojax.columns.calibration import calibrate
 from ferrojax.columns.columns import ACCEPTED, FAINT, JUMP, UNLIKE, Columns
-from ferrojax.columns.contrast import unlike
+from ferrojax.columns.contrast import no_counts, unlike
 from ferrojax.columns.distortion.jumps import beside_jumps, scan_jumps, without_jumps
 from ferrojax.columns.faulty_pixels import saturated_pixels, without_spikes
 from ferrojax.columns.fitting.fit import FitSettings, FittedColumns, fit_columns
@@ -221,7 +221,8 @@ def _labelled(
     fitted, seeds, rejection = fitted.chosen(real), seeds[real], rejection[real]
     unsure = None if unsure is None else unsure[real]
     anchored = (seeds.column == anchor(motif)) & (rejection == ACCEPTED)
-    lines = scan_jumps(fitted.position[anchored], seeds.index[anchored], data.shape[0])
+    good = rejection == ACCEPTED
+    lines = scan_jumps(fitted.position[good], seeds.index[good], seeds.column[good], anchor(motif), data.shape[0])
     torn = beside_jumps(fitted.position, lines[0], 0.5 * float(np.abs(motif.lattice @ seeds.frame.T)[:, 1].sum()))
     rejection = np.where(torn & (rejection == ACCEPTED), JUMP, rejection)
     anchored &= rejection == ACCEPTED
@@ -234,7 +235,8 @@ def _labelled(
     columns = assemble(bright, fitted, seeds, (rejection, anchored), calibration, unsure)
     found = _found(columns, fitted, seeds, stray[inside(stray, data.shape)])
     jumps = tuple((float(y), (float(u), float(v))) for y, (u, v) in zip(*lines, strict=True))
-    return found._replace(jumps=jumps, modulations=modulations(columns))
+    doubts = (*found.ambiguity, *(no_counts(data[counts], seeds.mode) if options.mode is None else ()))
+    return found._replace(jumps=jumps, modulations=modulations(columns), ambiguity=doubts)
 
 
 def _check_resolved(fitted: FittedColumns, seeds: Seeds) -> None:

@@ -15,7 +15,7 @@ from ferrojax.crystal.elements import SYMBOLS, atomic_number
 from ferrojax.crystal.formula import amounts, formula_of, relation, stated_amounts
 from ferrojax.crystal.labels import inferred_labels, labels_from
 from ferrojax.crystal.sites import ase_sites, by_element
-from ferrojax.crystal.soundness import Structure, check_sound
+from ferrojax.crystal.soundness import Structure, check_sound, rounded_off
 from ferrojax.errors import InputError
 
 ASSUMED_RMS = 0.085
@@ -74,7 +74,8 @@ def read_structure(path: Path, occupancy: Mapping[str, float] | None = None, ind
         structure = cif_structure(path, tags, _occupancies(occupancy))
     else:
         found = _by_ase(path)
-        structure = _corrected(_from_ase(path, found[_chosen(path, len(found), index)]), _occupancies(occupancy))
+        listed = _from_ase(path, found[_chosen(path, len(found), index)])
+        structure = rounded_off(_corrected(listed, _occupancies(occupancy)))
     for symbol in occupancy or {}:
         if symbol not in structure.elements:
             raise InputError("occupancy", symbol, "is not in the file", "name an element of the file")

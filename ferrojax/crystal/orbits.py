@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ferrojax.crystal.settings import Reading
-from ferrojax.crystal.soundness import Structure
+from ferrojax.crystal.soundness import Structure, rounded_off
 
 SAME_PLACE = 2.5e-3
 """Fractional; equivalents closer than this along every axis are one atom on a special position: 1/3 written 0.333
@@ -67,7 +67,7 @@ def expanded(rows: Sequence[Row], orbits: Sequence[np.ndarray], cell: np.ndarray
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_square = square / share
     origin = tuple(rows[int(i)].label for i in first)
-    return Structure(cell, places[site], number, share, site, mean_square, origin), repeated
+    return rounded_off(Structure(cell, places[site], number, share, site, mean_square, origin)), repeated
 
 
 def _shared(places: np.ndarray, own: np.ndarray) -> np.ndarray | None:

@@ -17,6 +17,8 @@ LOOSE = 1.4
 CROWDED = 0.25
 """Atoms per Å³; diamond has 0.18, the most of all solids at ambient pressure."""
 FULL = 1 + 1e-3
+ROUNDED = 1.01
+"""Sum of the shares of a site up to which they are rounded figures of one that is full."""
 
 
 class Structure(NamedTuple):
@@ -41,6 +43,13 @@ class Structure(NamedTuple):
     @property
     def elements(self) -> list[str]:
         return [SYMBOLS[z] for z in self.number]
+
+
+def rounded_off(structure: Structure) -> Structure:
+    """The structure with sites that hold a little more than one atom, as refined or rounded shares do, made whole."""
+    full = np.bincount(structure.site, structure.share)
+    full = np.where((full > 1) & (full <= ROUNDED), full, 1.0)
+    return structure._replace(share=structure.share / full[structure.site])
 
 
 def check_sound(structure: Structure, name: str, remedy: str = "") -> None:

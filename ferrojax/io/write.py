@@ -122,7 +122,8 @@ def check_replaceable(path: Path, field: str = "path") -> None:
 def read_map(path: str | os.PathLike[str]) -> PolarizationMap:
     """Read a map that `write_map` wrote, in any of its formats, value for value.
 
-    Errors: InputError for a file that is missing, of another extension, broken, or no map of ferrojax. A map of
+    Errors: InputError for a file that is missing, of another extension, broken, or no map of ferrojax; whose numbers
+    make no map; or whose HyperSpy signal is not the map any more that lies beside it. A map of
     double precision comes back in single precision where JAX runs in it.
     """
     path = _checked_path(path)
@@ -136,7 +137,10 @@ def read_map(path: str | os.PathLike[str]) -> PolarizationMap:
         import h5py
 
         with h5py.File(path, "r") as file:
-            return _restore(file.get(_GROUP, file), path.name)
+            pmap = _restore(file.get(_GROUP, file), path.name)
+            if _GROUP in file:
+                _check_unchanged(file, pmap, path.name)
+            return pmap
     except InputError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as problem:
@@ -192,6 +196,32 @@ def _check_consistent(pmap: PolarizationMap, name: str) -> None:
             found = f"{field} of shape {None if value is None else tuple(value.shape)}"
             problem = f"does not fit {' × '.join(map(str, cells))} cells and {count} columns"
             raise InputError("map file", name, f"holds {found}, which {problem}", "write the map again")
+
+    good = np.asarray(pmap.valid)
+    covariance = np.asarray(pmap.covariance, float)[good]
+    low = np.linalg.eigvalsh(np.where(np.isfinite(covariance), covariance, 0.0)).min(-1, initial=np.inf)
+    scale = np.abs(covariance).max((-1, -2), initial=0.0)
+    for field, bad, problem in (
+        ("position", ~np.isfinite(np.asarray(pmap.position)[good]).all(-1), "is not finite"),
+        ("displacement", ~np.isfinite(np.asarray(pmap.displacement)[good]).all(-1), "is not finite"),
+        ("covariance", ~np.isfinite(covariance).all((-1, -2)), "is not finite"),
+        ("covariance", low < -1e-5 * scale, "has a negative variance"),
+    ):
+        if bad.any():
+            found = f"{field}, which {problem} in {int(bad.sum())} of {int(good.sum())} valid cells"
+            raise InputError("map file", name, f"holds {found}", "write the map again, or mark those cells invalid")
+
+
+def _check_unchanged(file: Any, pmap: PolarizationMap, name: str) -> None:
+    """Refuse a map whose HyperSpy signal another program has changed: which of the two counts is not known."""
+    wanted, names = channels(pmap)
+    for signal in file.get("Experiments", {}).values():
+        shown = np.asarray(signal["data"], float)
+        shown = shown[..., : len(names)] if shown.ndim == 3 else shown
+        if shown.shape != wanted.shape or not np.allclose(shown, wanted, 1e-4, 1e-7, equal_nan=True):
+            problem = f"has a signal that was changed since, which the map in its group {_GROUP!r} was not"
+            remedy = f"undo that, or change the arrays of {_GROUP!r} instead"
+            raise InputError("map file", name, problem, remedy)
 
 
 def _write_hspy(path: Path, pmap: PolarizationMap, domains: Domains | None) -> None:
