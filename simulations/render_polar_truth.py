@@ -32,7 +32,7 @@ FULL_SCALE = 2**16 - 1
 
 def column_shifts(plan: dict, study: dict, box: int, crystal: Crystal) -> np.ndarray:
     """(ny, nx, site, 3) Å by which every column leaves its clean place; constant along the beam."""
-    n, rms = plan["cells"], plan["scatter_pm"]
+    n, rms = plan["cells"], plan["scatter_pm"] | {"B": study["scatter_B_pm"]}
     shifts = np.zeros((n, n, len(crystal.label), 3))
     if crystal.soft_mode is None:
         return shifts

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferrojax.constants import wavelength
 from ferrojax.crystal import displaced_supercell, material, mixed_crystal
 from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
 from ferrojax.detection.tilted_operator import tilted_operators
@@ -52,6 +53,25 @@ def test_a_tilted_crystal_is_an_upright_one_under_a_tilted_beam(offset):
             )
             order = [operators.at(node).beam.index(b) for b in expected.beam]
             matrix = np.asarray(operators.matrix[node])[:, order][:, :, order]
+            error = np.linalg.norm(matrix - expected.matrix) / np.linalg.norm(expected.matrix)
+            assert (error < bound) == near, (name, sign, error)
+
+
+def test_a_single_tilt_is_simulated_as_it_is():
+    """No node of a lattice: beams stand where the tilt puts them."""
+    atoms = displaced_supercell(material("PbTiO3"), np.full((1, 1, 3), [0.16, 0.05, 0.0]), 12)
+    plan = plan_slices(atoms, 2.0, [23.8, 47.6])
+    thermal, tilt = FastThermal(2, seed=1), (3.3, -1.7)
+    step = wavelength(200e3) * 1e3 / np.array(atoms.box[:2])
+    offset = (float(tilt[0] / step[0]), float(tilt[1] / step[1]))
+    found = tilted_operators(atoms, 200e3, 22.0, DETECTORS, thermal, plan, max_tilt=3.8, offset=offset, single=True)
+    for name, bound in (("haadf", 1e-2), ("abf", 6e-4)):
+        np.testing.assert_allclose(found[name].tilt, [tilt], atol=1e-9)
+        for sign, near in ((1, True), (-1, False)):
+            turned = (sign * tilt[0], sign * tilt[1])
+            expected = detector_operator(atoms, 200e3, 22.0, DETECTORS[name], thermal, plan, tilt=turned)
+            order = [found[name].beam.index(b) for b in expected.beam]
+            matrix = np.asarray(found[name].matrix[0])[:, order][:, :, order]
             error = np.linalg.norm(matrix - expected.matrix) / np.linalg.norm(expected.matrix)
             assert (error < bound) == near, (name, sign, error)
 

@@ -77,12 +77,14 @@ def tilted_operators(
     max_tilt: float,
     offset: tuple[float, float] = (0.0, 0.0),
     grid: Grid | None = None,
+    single: bool = False,
     batch: int = 16,
 ) -> dict[str, TiltedOperators]:
     """H of every detector for every tilt of the lattice within `max_tilt` (mrad), thermally averaged.
 
-    offset: (x, y) of the lattice of tilts, in steps of λ / box (3.1 mrad for 8 Å at 200 kV). Detectors as in
-    `detector_operator`; a finite outer angle must lie within the band limit by max_tilt as well.
+    offset: (x, y) of the lattice of tilts, in steps of λ / box (3.1 mrad for 8 Å at 200 kV). single: the tilt `offset`
+    alone, whatever its size. Detectors as in `detector_operator`; a finite outer angle must lie within the band limit
+    by max_tilt as well.
     """
     check_atoms(atoms)
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
@@ -96,7 +98,7 @@ def tilted_operators(
     check_beams(max_semiangle, reach, max_tilt)
     offset_grid = Grid(grid.shape, grid.sampling, offset[::-1])
     seen = detection_grid(offset_grid, FRACTION)
-    waves, nodes, beam = _lattice(seen.shape, step, np.array(offset), max_semiangle, max_tilt)
+    waves, nodes, beam = _lattice(seen.shape, step, np.array(offset), max_semiangle, None if single else max_tilt)
     partial = weighs(plan, atoms, thermal)
     tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
     upright = jnp.zeros(2, tables.carried.dtype)
@@ -128,12 +130,14 @@ def tilted_operators(
     return made
 
 
-def _lattice(shape, step, offset, max_semiangle: float, max_tilt: float):
-    """Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt, and of the beams of an aperture."""
+def _lattice(shape, step, offset, max_semiangle: float, max_tilt: float | None):
+    """Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt (of none but the first without
+    max_tilt), and of the beams of an aperture."""
     most = (np.array(shape[::-1]) - 1) // 2
     every = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), -1).reshape(-1, 2)
     angle, tilted = np.hypot(*(every * step).T), np.hypot(*((every + offset) * step).T)
-    beam, nodes = every[angle < max_semiangle], every[tilted <= max_tilt]
+    nodes = np.zeros((1, 2), int) if max_tilt is None else every[tilted <= max_tilt]
+    beam = every[angle < max_semiangle]
     waves = np.unique((beam[:, None] + nodes[None]).reshape(-1, 2), axis=0)
     return waves, nodes, beam
 

@@ -1,5 +1,7 @@
 """Read through the microscope: the recording fitted, displacement and structure refined."""
 
+from ferrojax.refinement.displacement import Microscope as Microscope
+from ferrojax.refinement.displacement import Reading as Reading
 from ferrojax.refinement.mean_cell import MeanCell as MeanCell
 from ferrojax.refinement.mean_cell import mean_cell as mean_cell
 from ferrojax.refinement.recording import Recording as Recording

@@ -20,8 +20,8 @@ from ferrojax.errors import InputError
 from ferrojax.optics import Probe
 from ferrojax.products import EXACT, exact
 from ferrojax.refinement.mean_cell import MeanCell
-from ferrojax.refinement.response import CELLS, LINEAR, MODE, REACH, CellResponse
-from ferrojax.refinement.scene import operators_at, waves_from
+from ferrojax.refinement.response import CELLS, DEGREE, MODE, REACH, CellResponse
+from ferrojax.refinement.scene import Terms, operators_at, waves_from
 
 PRIORS = {
     "thickness": (120.0, 80.0),
@@ -38,7 +38,7 @@ PRIORS = {
 }  # fmt: skip
 """Name -> (value, standard error) known beforehand. thickness, defocus, astigmatism, coma Å; tilt and semiangle mrad;
 source Å rms along the crystal's axes, source_xy its covariance Å²; displacement Å, the cells' mean; spread Å rms per
-axis about it; mode: oxygen's part of the soft mode, 1 as tabled, to first order in the displacement; registration Å,
+axis about it; mode: how far oxygen follows B, 1 as the soft mode has it; registration Å,
 how far A's centroid as it was measured lies from A's."""
 EACH = {"log_gain": (0.0, 1.0), "background": (0.1, 0.15)}
 """Of every detector: the image's mean over the signal's (log), and its share that is no signal."""
@@ -87,10 +87,10 @@ class Recording(NamedTuple):
 
 
 def alike(response: CellResponse) -> CellResponse:
-    """What of a response a lattice of cells that all move alike shows: clean cell, soft mode and oxygen at the
+    """What of a response a lattice of cells that all move alike shows: clean cell, soft mode and B by itself at the
     lattice's own q (still in steps of 1/box, all even), already summed over the box's cells."""
     even = (response.q % CELLS == 0).all(1)
-    kept = [i for i, t in enumerate(response.term) if t[0] in ("clean", MODE) or t[0].endswith(":O")]
+    kept = [i for i, t in enumerate(response.term) if t[0] in ("clean", MODE) or t[0].endswith(":B")]
     many = np.array([1.0 if response.term[i][0] == "clean" else CELLS**2 for i in kept])
     coefficient = {
         name: value[np.array(kept)][..., even] * many[:, None, None, None]
@@ -125,7 +125,7 @@ def fit_recording(
         raise InputError("response", response.crystal, f"is not of {crystal.name}", "make it with cell_response")
     known, part = _priors(priors, cells, response), alike(response)
     _check_cells(cells, part)
-    problem = _Problem.of(cells, crystal, part, known, discrepancy)
+    problem = _Problem.of(cells, part, known, discrepancy)
     begun = sorted((problem.solved(start, FEW) for start in problem.starts(response)), key=lambda each: each[1])
     found = sorted((problem.solved(start, MANY) for start, _ in begun[:FOLLOWED]), key=lambda each: each[1])
     found += begun[FOLLOWED:]
@@ -218,9 +218,7 @@ class _Problem(NamedTuple):
     known: dict[str, tuple[float, float]]
 
     @staticmethod
-    def of(
-        cells: Mapping[str, MeanCell], crystal: Crystal, part: CellResponse, known, discrepancy: float
-    ) -> "_Problem":
+    def of(cells: Mapping[str, MeanCell], part: CellResponse, known, discrepancy: float) -> "_Problem":
         names = tuple(known)
         mean, sd = (jnp.asarray([v[k] for v in known.values()], jnp.result_type(float)) for k in (0, 1))
         q = next(iter(cells.values())).q
@@ -229,7 +227,7 @@ class _Problem(NamedTuple):
         noise = np.concatenate([cell.error / abs(cell.value[0]) for cell in cells.values()])
         size = np.concatenate([_smooth(cell) / abs(cell.value[0]) for cell in cells.values()])
         error = jnp.asarray(np.sqrt(noise**2 + (discrepancy * size)[:, None] ** 2))
-        term, like = _Term.of(crystal, part), eqx.tree_at(lambda r: r.coefficient, part, {})
+        term, like = Terms.of(part), eqx.tree_at(lambda r: r.coefficient, part, {})
         tables = part.coefficient  # an argument of the programs, so that they need not be compiled into them
 
         @exact
@@ -303,23 +301,21 @@ def _smooth(cell: MeanCell) -> np.ndarray:
     return np.where(length > 0, np.sqrt((near * size**2).sum(1) / near.sum(1)), 0.3 * size)
 
 
-class _Term(NamedTuple):
-    """power: (terms, 2) of the mean displacement, -1 for oxygen by itself; lead: (terms, 2) what oxygen adds along its
-    axis for a displacement of the mode."""
+def weights_of_mean(p: Mapping[str, Any], term: Terms) -> Float[Array, " terms"]:
+    """What cells add on the mean that scatter about their mean displacement."""
+    mean = jnp.stack([jnp.asarray(p["displacement_x"]), jnp.asarray(p["displacement_y"])]) / REACH
+    spread = jnp.asarray(p["spread"]) / REACH
+    return term.weights(jnp.stack([_moments(mean[k], spread) for k in (0, 1)]), p["mode"])
 
-    power: Int[np.ndarray, "terms 2"]
-    lead: Float[np.ndarray, "terms 2"]
 
-    @staticmethod
-    def of(crystal: Crystal, part: CellResponse) -> "_Term":
-        power, lead = np.full((len(part.term), 2), -1), np.zeros((len(part.term), 2))
-        for i, (mover, x, y) in enumerate(part.term):
-            if mover in ("clean", MODE):
-                power[i] = x, y
-            elif crystal.soft_mode is not None:
-                site, axis = int(mover.split(":")[0]), LINEAR.index((x, y))
-                lead[i] = np.asarray(crystal.soft_mode, float)[site][axis, :2] / REACH
-        return _Term(power, lead)
+def probe_of(p: Mapping[str, Any], energy: float) -> Probe:
+    """The probe that parameters of a recording stand for."""
+    astigmatism, coma = (jnp.stack([jnp.asarray(p[f"{n}_{k}"]) for k in "xy"]) for n in ("astigmatism", "coma"))
+    aberrations = {
+        "C12": jnp.linalg.norm(astigmatism), "phi12": jnp.arctan2(astigmatism[1], astigmatism[0]) / 2,
+        "C21": jnp.linalg.norm(coma), "phi21": jnp.arctan2(coma[1], coma[0]),
+    }  # fmt: skip
+    return Probe(energy, p["semiangle"], p["defocus"], aberrations, edge=EDGE)
 
 
 def _within(part: CellResponse, at: Float[Array, "3"]) -> tuple[Array, Array]:
@@ -329,21 +325,11 @@ def _within(part: CellResponse, at: Float[Array, "3"]) -> tuple[Array, Array]:
 
 
 def _coefficients(
-    part: CellResponse, table: Array, detector: str, p: dict, term: _Term, q: Int[np.ndarray, "n 2"]
+    part: CellResponse, table: Array, detector: str, p: dict, term: Terms, q: Int[np.ndarray, "n 2"]
 ) -> Array:
     """(n,) of the mean cell, the image's mean 1 but for gain and background. table: operators (terms, pairs)."""
-    astigmatism, coma = (jnp.stack([p[f"{n}_x"], p[f"{n}_y"]]) for n in ("astigmatism", "coma"))
-    aberrations = {
-        "C12": jnp.linalg.norm(astigmatism), "phi12": jnp.arctan2(astigmatism[1], astigmatism[0]) / 2,
-        "C21": jnp.linalg.norm(coma), "phi21": jnp.arctan2(coma[1], coma[0]),
-    }  # fmt: skip
-    probe = Probe(part.energy, p["semiangle"], p["defocus"], aberrations, edge=EDGE)
-    waves = waves_from(part, table, probe)
-    mean, spread = jnp.stack([p["displacement_x"], p["displacement_y"]]) / REACH, p["spread"] / REACH
-    moment = jnp.stack([_moments(mean[k], spread) for k in (0, 1)])  # (2, 5)
-    weight = moment[0, np.maximum(term.power[:, 0], 0)] * moment[1, np.maximum(term.power[:, 1], 0)]
-    by_itself = jnp.matmul(jnp.asarray(term.lead), mean * REACH, precision=EXACT) * (p["mode"] - 1)
-    weight = jnp.where(term.power[:, 0] < 0, by_itself, weight)
+    waves = waves_from(part, table, probe_of(p, part.energy))
+    weight = weights_of_mean(p, term)
     place = {tuple(k): i for i, k in enumerate((waves.q // CELLS).tolist())}
     value = jnp.matmul(weight, waves.value, precision=EXACT)[np.array([place[tuple(k)] for k in q.tolist()])]
     k = q / (np.array(waves.box) / CELLS)
@@ -365,11 +351,9 @@ def _widest(response: CellResponse) -> float:
     return float(np.linalg.norm(response.tilt, axis=1).max())
 
 
-def _moments(mean: Array, spread: Array) -> Float[Array, "5"]:
-    """Expected powers 0 to 4 of a Gaussian."""
-    v = spread**2
-    return jnp.stack(
-        [
-            jnp.ones_like(mean), mean, mean**2 + v, mean**3 + 3 * mean * v, mean**4 + 6 * mean**2 * v + 3 * v**2,
-        ]
-    )  # fmt: skip
+def _moments(mean: Array, spread: Array) -> Float[Array, "7"]:
+    """Expected powers 0 to 6 of a Gaussian: E xⁿ = m E xⁿ⁻¹ + (n − 1) v E xⁿ⁻²."""
+    found = [jnp.ones_like(mean), mean]
+    for n in range(2, DEGREE + 1):
+        found.append(mean * found[-1] + (n - 1) * spread**2 * found[-2])
+    return jnp.stack(found)

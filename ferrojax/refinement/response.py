@@ -35,10 +35,17 @@ FINEST = 1.35
 """1/Å: detail beyond it is blurred away by any source (0.4 Å rms leaves 0.3 %)."""
 REACH = 0.16
 """Å: the displacement of B up to which the soft mode's polynomial is determined, and its unit."""
+FARTHER = 0.24
+"""The same for a response at a single tilt."""
 ASIDE = 0.08
 """Å: displacement of a column by itself."""
 MODE_POWERS = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3), (4, 0), (2, 2), (0, 4))
-"""Powers of (x, y) of the soft mode's polynomial; x³y and xy³ are not told from xy by the displacements used."""
+"""Powers of (x, y) of the soft mode's polynomial; x³y and xy³ are not told from xy by the displacements used under a
+lattice of tilts."""
+DEGREE = 6
+"""Of the polynomial at a single tilt: to 0.24 Å, 16 nm of BaTiO3 leave 20 to 30 % of the response at a third of that to
+degree 4, and 1 to 4 % to degree 6 (within 0.16 Å degree 4 leaves 1 to 6 %)."""
+ALL_POWERS = tuple((n - y, y) for n in range(1, DEGREE + 1) for y in range(n + 1))
 LINEAR = ((1, 0), (0, 1))
 MODE = "mode"
 MODE_SPECIMENS, TRIED = 5, 100
@@ -47,6 +54,10 @@ OFFSETS = ((0.0, 0.0), (0.5, 0.5))
 """Of the lattices of tilts that pairs of configurations see in turn, in steps: both have the symmetry of a square."""
 SQUARE = 8
 """Operations of a square, for which MODE_SPECIMENS are enough."""
+CLEAN = 32
+"""Configurations of the clean cell at a single tilt, whose phonons no symmetry averages."""
+SINGLE_MODE, SINGLE_ASIDE = 36, 14
+"""Boxes displaced along the mode, and by single columns, for a response at a single tilt."""
 PARITIES = ((0, 0), (1, 0), (0, 1), (1, 1))
 """Of q, which decide the signs with which the cells of the box add up."""
 
@@ -57,7 +68,7 @@ class CellResponse(eqx.Module):
     coefficient: detector -> (terms, nodes, exits, pairs), the image's Fourier coefficient at q once multiplied by the
         spectrum of the probe at both beams; the origin lies on B of the displaced cell. Half of the plane of q.
     term: what each adds: ("clean", 0, 0), or (mover, power of x, power of y) with displacements in units of REACH;
-        movers are "mode" (B and its oxygen together) and sites ("0:A") that leave it by themselves.
+        movers are "mode" (B and its oxygen together) and sites ("0:A") that leave it by themselves, B among them.
     noise: detector -> (terms,) relative standard error of a term from its phonons, over all nodes, exits and pairs; NaN
         of a single pair of configurations.
     thickness: (exits,) Å. tilt: (nodes, 2) mrad. beam: (beams, 2), pair: (pairs, 2), q: (pairs, 2) in steps of 1/box.
@@ -85,57 +96,69 @@ def cell_response(
     thicknesses: Sequence[float],
     max_semiangle: float = 25.0,
     max_tilt: float = 7.0,
+    tilt: tuple[float, float] | None = None,
     configurations: int = 4,
+    clean_configurations: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], Any] | None = None,
 ) -> CellResponse:
     """The response of a crystal with an orthogonal cell, seen along its third axis.
 
-    thicknesses: Å, exit planes. max_semiangle, max_tilt: mrad. configurations: of phonons, antithetic pairs, the same
-    in all specimens; every second pair sees the tilts halfway between those of the first, so that two are enough for
-    thick crystals, whose operators turn within 3 mrad. progress: called with (specimens done, of how many).
+    thicknesses: Å, exit planes. max_semiangle, max_tilt: mrad. tilt: (x, y) mrad, the only one that is simulated, and
+    exactly: of a recording that is known, where a lattice of tilts up to max_tilt finds one. configurations: of
+    phonons, antithetic pairs, the same in all specimens; every second pair sees the tilts halfway between those of the
+    first, so that two are enough for thick crystals, whose operators turn within 3 mrad. clean_configurations: of the
+    clean cell, whose error all cells share, and which costs little; 32 at a single tilt, else as many as the others.
+    progress: called with (specimens done, of how many).
     Errors: InputError for a crystal without B, and as `displaced_supercell` and `tilted_operators`.
     """
     if "B" not in crystal.label:
         raise InputError("crystal", crystal.name, "has no B site to displace", "label one B")
-    if configurations < 2 or configurations % 2:
-        raise InputError("configurations", configurations, "are antithetic pairs", "give an even number")
+    counts = _counts(configurations, clean_configurations, tilt is not None)
     cell = np.diag(np.asarray(crystal.cell, float))
     b_site = np.asarray(crystal.position, float)[crystal.label.index("B"), :2] * cell[:2]
-    operations = plane_operations(crystal, b_site)
-    term = (("clean", 0, 0), *_terms(crystal))
-    specimens = [(), *_specimens(crystal, operations, b_site)]
+    operations = plane_operations(crystal, b_site) if tilt is None else [np.eye(2, dtype=int)]
+    term = (("clean", 0, 0), *_terms(crystal, tilt is not None))
+    specimens = [(), *(_specimens(crystal, operations, b_site) if tilt is None else _asymmetric(crystal))]
     depth = int(np.ceil(max(thicknesses) / cell[2] - 1e-6))
     plan = plan_slices(_moved(crystal, depth, ()), cell[2] / 2 + 1e-3, list(thicknesses))
-    lattices = OFFSETS[: configurations // 2]
+    if tilt is None:
+        lattices = list(OFFSETS[: counts[0]])
+    else:
+        max_tilt, step = float(np.hypot(*tilt)), wavelength(energy) * 1e3 / (CELLS * cell[:2])
+        lattices = [(float(tilt[0] / step[0]), float(tilt[1] / step[1]))]
     drawn: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in lattices] for name in detectors}
     tables: list[_Table] = []
     sampling = operator_sampling(detectors.values(), energy, max_tilt)
     grid = Grid.for_box(CELLS * float(cell[0]), CELLS * float(cell[1]), sampling)
-    for pair in range(configurations // 2):
+    still: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in lattices] for name in detectors}
+    pairs = [specimens] * counts[0] + [specimens[:1]] * (counts[1] - counts[0])
+    many, done = sum(len(some) for some in pairs), 0
+    for pair, some in enumerate(pairs):
         lattice = pair % len(lattices)
         values: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
-        for done, specimen in enumerate(specimens):
+        for specimen in some:
             thermal = FastThermal(2, seed=_seed(seed, pair))
             found = tilted_operators(
                 _moved(crystal, depth, specimen), energy, max_semiangle, detectors, thermal, plan,
-                max_tilt=max_tilt, offset=lattices[lattice], grid=grid,
+                max_tilt=max_tilt, offset=lattices[lattice], grid=grid, single=tilt is not None,
             )  # fmt: skip
             if len(tables) == lattice:
                 tables.append(_Table.of(crystal, next(iter(found.values())), operations, b_site, term, specimens))
             for name, operators in found.items():
                 values[name].append(tables[lattice].centred(operators))
+            done += 1
             if progress is not None:
-                progress(pair * len(specimens) + done + 1, configurations // 2 * len(specimens))
+                progress(done, many)
         for name, value in values.items():
-            drawn[name][lattice].append(tables[lattice].fitted(value))
+            still[name][lattice].append(tables[lattice].clean(value[0])[None])
+            if len(value) > 1:
+                drawn[name][lattice].append(tables[lattice].fitted(value))
     table = tables[0]
+    found_still, found_moved = ({k: _averaged(draws) for k, draws in each.items()} for each in (still, drawn))
     return CellResponse(
-        {
-            name: jnp.asarray(np.concatenate([np.mean(each, axis=0) for each in draws], axis=1))
-            for name, draws in drawn.items()
-        },
-        {name: _scatter(draws) for name, draws in drawn.items()},
+        {k: jnp.asarray(np.concatenate([found_still[k], found_moved[k]])) for k in detectors},
+        {k: np.concatenate([_scatter(still[k]), _scatter(drawn[k])]) for k in detectors},
         np.array(plan.exits) * plan.slice_thickness,
         np.concatenate([t.tilt for t in tables]),
         table.beam,
@@ -147,6 +170,21 @@ def cell_response(
         max_semiangle,
         crystal.name,
     )
+
+
+def _counts(configurations: int, clean: int | None, single: bool) -> tuple[int, int]:
+    """Pairs of configurations of all specimens, and of the clean one."""
+    if clean is None:
+        clean = max(configurations, CLEAN) if single else configurations
+    for name, count in (("configurations", configurations), ("clean_configurations", clean)):
+        if count < 2 or count % 2:
+            raise InputError(name, count, "are antithetic pairs", "give an even number")
+    return configurations // 2, max(configurations, clean) // 2
+
+
+def _averaged(drawn: list[list[np.ndarray]]) -> np.ndarray:
+    """(terms, nodes, exits, pairs), the means over draws, lattice by lattice of nodes."""
+    return np.concatenate([np.mean(each, axis=0) for each in drawn], axis=1)
 
 
 def _seed(seed: int, pair: int) -> int:
@@ -168,9 +206,9 @@ def _moved_by(mover: str, cell, by) -> Moved:
 
 
 def _movers(crystal: Crystal) -> list[str]:
-    """Sites that may leave the mode, each with all species on it: all but B, which leads it."""
+    """Sites that may leave the mode, each with all species on it: B too, so that oxygen may follow it more or less."""
     home = _home(crystal)
-    return [f"{i}:{label}" for i, label in enumerate(crystal.label) if label != "B" and home[i] == i]
+    return [f"{i}:{label}" for i, label in enumerate(crystal.label) if home[i] == i]
 
 
 def _home(crystal: Crystal) -> np.ndarray:
@@ -181,8 +219,9 @@ def _home(crystal: Crystal) -> np.ndarray:
     return np.arange(len(position)) if shared is None else shared
 
 
-def _terms(crystal: Crystal) -> tuple[tuple[str, int, int], ...]:
-    mode = tuple((MODE, x, y) for x, y in MODE_POWERS) if crystal.soft_mode is not None else ()
+def _terms(crystal: Crystal, every: bool = False) -> tuple[tuple[str, int, int], ...]:
+    powers = ALL_POWERS if every else MODE_POWERS
+    mode = tuple((MODE, x, y) for x, y in powers) if crystal.soft_mode is not None else ()
     return mode + tuple((mover, x, y) for mover in _movers(crystal) for x, y in LINEAR)
 
 
@@ -201,30 +240,60 @@ def _specimens(crystal: Crystal, operations: list, b_site: np.ndarray) -> list[t
     return found
 
 
-def _mode_specimens(crystal: Crystal, operations: list, b_site: np.ndarray) -> list[tuple[Moved, ...]]:
-    """The best of many random choices: each cell along one of twelve displacements or still, all terms told apart."""
-    axes, diagonal = ((1, 0), (-1, 0), (0, 1), (0, -1)), ((1, 1), (1, -1), (-1, 1), (-1, -1))
-    points = [np.array(v) * r for r in (REACH / 2, REACH) for v in axes]
-    points += [np.array(v) * REACH / 2**0.5 for v in diagonal]
-    points += [np.zeros(2)]  # a polynomial that is the same on all the others is seen against it
+def _asymmetric(crystal: Crystal) -> list[tuple[Moved, ...]]:
+    """Boxes that determine every term without any symmetry: every cell along the mode by its own displacement, then a
+    single column, one way or the other, in each."""
+    angle = np.arange(16) * np.pi / 8  # eight would not tell x³y from xy³
+    ring = np.stack([np.cos(angle), np.sin(angle)], -1)
+    along = [(MODE, by) for by in (np.zeros(2), *(FARTHER / 3 * ring[::2]), *(FARTHER / 1.5 * ring), *(FARTHER * ring))]
+    aside = [
+        (who, np.array(by)) for who in _movers(crystal) for by in ((ASIDE, 0), (-ASIDE, 0), (0, ASIDE), (0, -ASIDE))
+    ]
+    term = _terms(crystal, every=True)
+    found = [] if crystal.soft_mode is None else _told_apart(SINGLE_MODE, along, [t for t in term if t[0] == MODE])
+    return found + _told_apart(SINGLE_ASIDE, aside, [t for t in term if t[0] != MODE])
+
+
+def _told_apart(
+    count: int, choices: list[tuple[str, np.ndarray]], term: Sequence, images: Callable = lambda some: some
+) -> list[tuple[Moved, ...]]:
+    """The best of many random choices of what every cell of so many boxes does: all terms are told apart.
+
+    images: what symmetry makes of these boxes.
+    """
     cells = [(x, y) for y in range(CELLS) for x in range(CELLS)]
-    term = [t for t in _terms(crystal) if t[0] == MODE]
     rng = np.random.default_rng(0)
-    count = MODE_SPECIMENS * SQUARE // len(operations)  # what symmetry does not make has to be simulated
     best, least = None, np.inf
     for _ in range(TRIED):
-        drawn = rng.integers(len(points), size=(count, len(cells)))
-        some = [tuple(_moved_by(MODE, c, points[i]) for c, i in zip(cells, row, strict=True)) for row in drawn]
-        images = [_image(crystal, s, g, b_site) for s in some for g in operations]
+        drawn = rng.integers(len(choices), size=(count, len(cells)))
+        some = [
+            tuple(_moved_by(choices[i][0], c, choices[i][1]) for c, i in zip(cells, row, strict=True)) for row in drawn
+        ]
+        known_by = images(some)
         size = 0.0
         for parity in PARITIES:
-            design = _design(images, term, parity)
-            gram = design.T @ design
-            size += np.inf if np.linalg.matrix_rank(design) < len(term) else np.trace(np.linalg.inv(gram))
+            design = _design(known_by, term, parity)
+            known = np.linalg.matrix_rank(design) == len(term)
+            size += float(np.trace(np.linalg.inv(design.T @ design))) if known else np.inf
         if size < least:
             best, least = some, size
     assert best is not None
     return best
+
+
+def _mode_specimens(crystal: Crystal, operations: list, b_site: np.ndarray) -> list[tuple[Moved, ...]]:
+    """Boxes of which each cell goes one of twelve displacements, or none, along the mode."""
+    axes, diagonal = ((1, 0), (-1, 0), (0, 1), (0, -1)), ((1, 1), (1, -1), (-1, 1), (-1, -1))
+    points = [np.array(v) * r for r in (REACH / 2, REACH) for v in axes]
+    points += [np.array(v) * REACH / 2**0.5 for v in diagonal]
+    points += [np.zeros(2)]  # a polynomial that is the same on all the others is seen against it
+    count = MODE_SPECIMENS * SQUARE // len(operations)  # what symmetry does not make has to be simulated
+    term = [t for t in _terms(crystal) if t[0] == MODE]
+
+    def images(some):
+        return [_image(crystal, s, g, b_site) for s in some for g in operations]
+
+    return _told_apart(count, [(MODE, point) for point in points], term, images)
 
 
 def _image(crystal: Crystal, specimen: tuple[Moved, ...], g: np.ndarray, b_site: np.ndarray) -> tuple[Moved, ...]:
@@ -314,18 +383,20 @@ class _Table(NamedTuple):
             found.append(np.where(conjugate, image.conj(), image))
         return found
 
+    def clean(self, value: np.ndarray) -> np.ndarray:
+        """(nodes, exits, pairs) of one draw of the clean specimen: the mean over operations and the box's cells."""
+        found, even = np.zeros(value.shape, np.complex64), self.solve[0][0]
+        found[..., even] = np.mean(self.turned(value), axis=0)[..., even]
+        return found
+
     def fitted(self, values: list[np.ndarray]) -> np.ndarray:
-        """(terms, nodes, exits, pairs) of one draw of phonons, the clean specimen first."""
-        clean = np.mean(self.turned(values[0]), axis=0)
+        """(terms, nodes, exits, pairs) of what moves, of one draw of phonons; values: the clean specimen first."""
         # differences before any mean: phonons cancel where they are the same
         images = [image for value in values[1:] for image in self.turned(value - values[0])]
-        terms = self.solve[0][1].shape[0]
-        found = np.zeros((terms + 1, *clean.shape), np.complex64)
-        even = self.solve[0][0]
-        found[0][..., even] = clean[..., even]  # the mean over the cells of the box
+        found = np.zeros((self.solve[0][1].shape[0], *values[0].shape), np.complex64)
         for of_parity, solve in self.solve:
             some = np.stack([image[..., of_parity] for image in images])
-            found[1:, ..., of_parity] = np.tensordot(solve, some, 1)
+            found[..., of_parity] = np.tensordot(solve, some, 1)
         return found
 
 

@@ -1,5 +1,7 @@
 """Images of cells under one recording, from the response of their crystal."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.optics import Probe, probe_spectrum
 from ferrojax.products import EXACT
-from ferrojax.refinement.response import CellResponse
+from ferrojax.refinement.response import DEGREE, LINEAR, MODE, CellResponse
 
 LENGTH = 1.4
 """Steps between neighbouring nodes of tilt: the length of the Gaussian that interpolates operators between them."""
@@ -29,6 +31,45 @@ class Waves(eqx.Module):
     value: Complex[Array, "terms n"]
     q: Int[np.ndarray, "n 2"]
     box: tuple[float, float] = eqx.field(static=True)
+
+
+class Terms(NamedTuple):
+    """What a displacement makes of the terms of a response.
+
+    power: (terms, 2) of the displacement, -1 for a column by itself. lead: (terms, 2) of B by itself, 1 along its axis.
+    follows: whether oxygen follows B (the crystal has a soft mode).
+    """
+
+    power: Int[np.ndarray, "terms 2"]
+    lead: Float[np.ndarray, "terms 2"]
+    follows: bool
+
+    @staticmethod
+    def of(response: CellResponse) -> "Terms":
+        power, lead = np.full((len(response.term), 2), -1), np.zeros((len(response.term), 2))
+        for i, (mover, x, y) in enumerate(response.term):
+            if mover in ("clean", MODE):
+                power[i] = x, y
+            elif mover.endswith(":B"):
+                lead[i, LINEAR.index((x, y))] = 1.0
+        return Terms(power, lead, any(mover == MODE for mover, _, _ in response.term))
+
+    def weights(self, moment: Float[Array, "2 7"], mode) -> Float[Array, " terms"]:
+        """Of every term, for powers 0 to 6 of the displacement (x and y, units of REACH), or their mean over cells.
+
+        mode: how far oxygen follows, 1 as the soft mode has it: all move so many times as far, and B by itself goes
+        back, to first order.
+        """
+        order = np.maximum(self.power.sum(1), 0)
+        found = moment[0, np.maximum(self.power[:, 0], 0)] * moment[1, np.maximum(self.power[:, 1], 0)]
+        back = 1 - mode if self.follows else 1.0
+        alone = jnp.matmul(jnp.asarray(self.lead, moment.dtype), moment[:, 1], precision=EXACT) * back
+        return jnp.where(self.power[:, 0] < 0, alone, found * jnp.asarray(mode) ** order)
+
+
+def powers(displacement: Float[Array, "2"]) -> Float[Array, "2 7"]:
+    """Powers 0 to 6 of a displacement in units of REACH."""
+    return displacement[:, None] ** np.arange(DEGREE + 1)
 
 
 def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, tilt) -> Waves:
