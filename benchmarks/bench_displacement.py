@@ -58,7 +58,7 @@ def matched(centre_px: np.ndarray, crystal: fj.Crystal, true: np.ndarray) -> tup
     """True displacement (n, 2) Å of cells at these places, and which are within the tiles' rim."""
     b = np.asarray(crystal.position)[crystal.label.index("B"), :2]
     index = np.round(centre_px / PIXELS - b).astype(int)
-    inner = ((index >= 1) & (index < 3 * len(true) - 1)).all(1)
+    inner = np.all((index >= 1) & (index < 3 * len(true) - 1), axis=1)
     return true[index[:, 1] % len(true), index[:, 0] % len(true)], inner
 
 

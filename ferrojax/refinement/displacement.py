@@ -28,7 +28,7 @@ from ferrojax.refinement.scene import Terms, Waves, powers, waves_of
 HALF = 0.62
 """Cell sides from its middle within which pixels belong to a cell: its A columns are among them."""
 KNOWN = {
-    "displacement": 0.4, "shift": 0.1, "gain": 0.1, "ground": 0.1, "oxygen": 0.03, "A": 0.02, "around": 0.05,
+    "displacement": 0.4, "shift": 0.03, "gain": 0.1, "ground": 0.1, "oxygen": 0.03, "A": 0.02, "around": 0.05,
 }  # fmt: skip
 """Standard errors known beforehand, per axis. displacement, shift of the lattice, oxygen off its mode, A by itself,
 displacement of the cells around as a reading before left it: Å; gain: relative; ground: of the image's mean."""
@@ -38,6 +38,8 @@ BATCH = 32
 _AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if (i, j) != (0, 0)])
 _CORNERS = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
 """Cells whose A column, by itself, is at a corner of this one."""
+_TRIED = np.stack(np.meshgrid(*[np.linspace(-0.24, 0.24, 9)] * 2), -1).reshape(-1, 2)
+"""Å, displacements of which the best is where a reading begins."""
 _PARITY = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
 
 
@@ -92,6 +94,10 @@ class Microscope(NamedTuple):
 
     def read(self, image: Image, cells: CellFrames) -> Reading:
         """Everything that is read of the cells."""
+        seen = (cells.crystal or self.crystal.name, cells.zone or "0 0 1")
+        if seen != (self.crystal.name, "0 0 1"):
+            remedy = f"map {self.crystal.name} along 0 0 1, or fit the recording of this crystal"
+            raise InputError("cells", " along ".join(seen), f"are not those of {self.crystal.name} along 0 0 1", remedy)
         images = {self.detector: image, **self.beside}
         for name, one in images.items():
             if name not in self.recording.data:
@@ -171,9 +177,9 @@ class _Layout(eqx.Module):
             ]
         )
         side = (response.box[0] / CELLS, response.box[1] / CELLS)
-        rows = [tuple(map(tuple, v.tolist())) for v in (waves.q, term.power, term.lead)]
+        q, power, lead = (tuple(map(tuple, v.tolist())) for v in (waves.q, term.power, term.lead))
         return _Layout(
-            *rows, term.follows, tuple(oxygen.tolist()), tuple(a.tolist()), side, tuple(known.tolist()), many
+            q, power, lead, term.follows, tuple(oxygen.tolist()), tuple(a.tolist()), side, tuple(known.tolist()), many
         )
 
     def parts(self, x: Array) -> tuple[Array, ...]:
@@ -193,8 +199,8 @@ def _pixels(image: Image, cells: CellFrames, side: np.ndarray) -> tuple[np.ndarr
     step = np.stack(np.meshgrid(wide, high), -1).reshape(-1, 2)
     pixel = np.round(centre).astype(int)[:, None] + step
     offset = (pixel - centre[:, None]) @ np.linalg.inv(frame).T
-    counts = (np.abs(offset) <= HALF * side).all(-1)
-    shown = counts.any(0)
+    counts = np.all(np.abs(offset) <= HALF * side, axis=-1)
+    shown = np.any(counts, axis=0)
     return pixel[:, shown], offset[:, shown], counts[:, shown]
 
 
@@ -215,7 +221,7 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     first = next(iter(images.values()))
     pixel, offset, counts = _pixels(first, cells, layout.side)
     size = np.array(first.data.shape[::-1])
-    whole = (((pixel >= 0) & (pixel < size)).all(-1) | ~counts).all(1)
+    whole = np.all(np.all((pixel >= 0) & (pixel < size), axis=-1) | ~counts, axis=1)
     if not whole.any():
         raise InputError("image", "no cell", "lies on it as a whole", "give a larger field")
     at = np.clip(pixel, 0, size - 1)
@@ -236,8 +242,8 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
         gain = float(np.sum(square[whole]) / _freedom(counts[whole], len(images), layout)) * (
             1.0 if gain is None else gain
         )
-        read, shift = x[:, :2], shift + x[:, 2:4]
-    return _reading(layout, x, covariance, square, shift, (whole, counts, gain))
+        read = x[:, :2]
+    return _reading(layout, x, covariance, square, shift + x[:, 2:4], (whole, counts, gain))
 
 
 def _freedom(counts: np.ndarray, detectors: int, layout: _Layout) -> float:
@@ -270,7 +276,11 @@ def _batch(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift,
 
 
 def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, around):
-    """One cell: parameters, covariance, χ²; everything is linear but the displacements' polynomials."""
+    """One cell: parameters, covariance, χ²; everything is linear but the displacements' polynomials.
+
+    shift: of the lattice, where it is expected; what it lies off is linear, too: moved on from one reading to the next
+    it would wander, as A columns by themselves look much like it.
+    """
     at = offset - shift
     box = CELLS * layout.side
     turn = 2 * jnp.pi * jnp.matmul(at / box, layout.q.T)
@@ -319,6 +329,18 @@ def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, 
         x = x + jnp.linalg.solve(normal, pull)
         return x.at[:2].set(jnp.clip(x[:2], -2 * REACH, 2 * REACH)), normal
 
+    # Thick cells answer to a displacement and its opposite much alike: the best of many places is where steps begin.
+    tried = jnp.concatenate([read[None], jnp.asarray(_TRIED, read.dtype)])
+    shared = slice(2, 4 + 2 * layout.detectors)  # shift, gains, grounds
+    easy = jax.jacfwd(model)(start)[..., shared]
+    held = jnp.einsum("dpa,dp,dpb->ab", easy, weight, easy) + precision[shared, shared]
+
+    def cost(d):
+        left = data - model(start.at[:2].set(d))
+        pull = jnp.einsum("dpa,dp,dp->a", easy, weight, left)
+        return (weight * left**2).sum() - pull @ jnp.linalg.solve(held, pull)
+
+    start = start.at[:2].set(tried[jnp.argmin(jax.lax.map(cost, tried))])
     x, normal = jax.lax.scan(step, start, None, length=STEPS)
     return x, jnp.linalg.inv(normal[-1]), (weight * (data - model(x)) ** 2).sum()
 
