@@ -66,7 +66,8 @@ def scan_jumps(
     jump = np.array([np.median(apart[run], 0) for run in runs])
     slow = line - apart
     if kinds:
-        other = _by_line(*(np.concatenate(part) for part in zip(*(k[:3] for k in kinds.values()), strict=True)), rows)
+        spans, ends, changes = (np.concatenate([kind[k] for kind in kinds.values()]) for k in (0, 1, 2))
+        other = _by_line(spans, ends, changes, rows)
         other = other[at[0] : at[-1] + 1] - slow
         shared = np.flatnonzero([_agrees(other[run], by) for run, by in zip(runs, jump, strict=True)])
         runs, jump = [runs[k] for k in shared], jump[shared]
