@@ -21,9 +21,9 @@ from ferrojax.errors import InputError
 from ferrojax.image import Image
 from ferrojax.polarization import CellFrames
 from ferrojax.products import exact
-from ferrojax.refinement.recording import Recording, probe_of, weights_of_mean
+from ferrojax.refinement.recording import Recording, probe_of, source_of, weights_of_mean
 from ferrojax.refinement.response import CELLS, REACH, CellResponse
-from ferrojax.refinement.scene import Terms, Waves, powers, waves_of
+from ferrojax.refinement.scene import Terms, Waves, blurred_by, powers, waves_of
 
 HALF = 0.62
 """Cell sides from its middle within which pixels belong to a cell: its A columns are among them."""
@@ -115,13 +115,10 @@ def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
     term, found, waves = Terms.of(response), {}, None
     for name, data in microscope.recording.data.items():
         waves = waves_of(response, name, probe, p["thickness"], (p["tilt_x"], p["tilt_y"]))
-        k = waves.q / np.array(waves.box)
-        blur = np.exp(
-            -2 * np.pi**2 * ((k**2) @ [p["source_x"] ** 2, p["source_y"] ** 2] + 2 * p["source_xy"] * k[:, 0] * k[:, 1])
-        )
+        blur = blurred_by(waves.q / np.array(waves.box), source_of(p))
         zero = int(np.flatnonzero((waves.q == 0).all(1))[0])
         many = np.array([1.0 if t[0] == "clean" else CELLS**2 for t in response.term])
-        mean = jnp.abs((weights_of_mean(p, term) * many) @ waves.value[:, zero])
+        mean = jnp.asarray(abs((np.asarray(weights_of_mean(p, term)) * many) @ np.asarray(waves.value)[:, zero]))
         twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
         level = abs(data[0]) * np.exp(p[f"log_gain_{name}"])
         found[name] = _View(
@@ -214,9 +211,10 @@ def _around(cells: CellFrames, side: np.ndarray) -> np.ndarray:
 
 
 def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames) -> Reading:
+    data = {name: microscope.recording.data[name] for name in images}
+    microscope = microscope._replace(recording=microscope.recording._replace(data=data))
     seen, waves = views(microscope)
-    seen = {name: seen[name] for name in images}
-    layout = _Layout.of(microscope._replace(recording=_only(microscope.recording, images)), waves)
+    layout = _Layout.of(microscope, waves)
     mode = microscope.recording["mode"]
     first = next(iter(images.values()))
     pixel, offset, counts = _pixels(first, cells, layout.side)
@@ -233,26 +231,20 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     registration = np.array([microscope.recording[f"registration_{k}"] for k in "xy"])
     shift = np.tile(-registration, (len(read), 1))
     neighbour = _around(cells, layout.side)
-    gain, stacked = None, tuple(seen.values())
+    gain, stacked = 1.0, tuple(seen.values())
     for _ in range(SWEEPS):
         read = np.where(whole[:, None], read, read[whole].mean(0))  # cells at the rim go like the others
         around = np.where(neighbour[..., None] >= 0, read[neighbour], read[whole].mean(0))
         inputs = (offset, counts & whole[:, None], data, read, shift, around)
-        x, covariance, square = _swept(stacked, layout, mode, inputs, 1.0 if gain is None else gain)
-        gain = float(np.sum(square[whole]) / _freedom(counts[whole], len(images), layout)) * (
-            1.0 if gain is None else gain
-        )
+        x, covariance, square = _swept(stacked, layout, mode, inputs, gain)
+        gain *= float(square[whole].sum()) / _freedom(counts[whole], len(images))
         read = x[:, :2]
     return _reading(layout, x, covariance, square, shift + x[:, 2:4], (whole, counts, gain))
 
 
-def _freedom(counts: np.ndarray, detectors: int, layout: _Layout) -> float:
-    """Pixels less what each cell fits to them."""
-    return float(np.maximum(counts.sum(1) * detectors - 8, 1).sum())
-
-
-def _only(recording: Recording, images: Mapping[str, Image]) -> Recording:
-    return recording._replace(data={k: recording.data[k] for k in images})
+def _freedom(counts: np.ndarray, detectors: int) -> float:
+    """Pixels less what the data tell of each cell for certain: its displacement, shift, gain and ground."""
+    return float(np.maximum(counts.sum(1) * detectors - 4 - 2 * detectors, 1).sum())
 
 
 def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
@@ -278,8 +270,7 @@ def _batch(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift,
 def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, around):
     """One cell: parameters, covariance, χ²; everything is linear but the displacements' polynomials.
 
-    shift: of the lattice, where it is expected; what it lies off is linear, too: moved on from one reading to the next
-    it would wander, as A columns by themselves look much like it.
+    shift: of the lattice, where it is expected; what it lies off that is linear, too.
     """
     at = offset - shift
     box = CELLS * layout.side

@@ -21,7 +21,7 @@ from ferrojax.optics import Probe
 from ferrojax.products import EXACT, exact
 from ferrojax.refinement.mean_cell import MeanCell
 from ferrojax.refinement.response import CELLS, DEGREE, MODE, REACH, CellResponse
-from ferrojax.refinement.scene import Terms, operators_at, waves_from
+from ferrojax.refinement.scene import Terms, blurred_by, operators_at, waves_from
 
 PRIORS = {
     "thickness": (120.0, 80.0),
@@ -308,6 +308,11 @@ def weights_of_mean(p: Mapping[str, Any], term: Terms) -> Float[Array, " terms"]
     return term.weights(jnp.stack([_moments(mean[k], spread) for k in (0, 1)]), p["mode"])
 
 
+def source_of(p: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Covariance (xx, yy, xy) Å² of the source that parameters of a recording stand for."""
+    return p["source_x"] ** 2, p["source_y"] ** 2, p["source_xy"]
+
+
 def probe_of(p: Mapping[str, Any], energy: float) -> Probe:
     """The probe that parameters of a recording stand for."""
     astigmatism, coma = (jnp.stack([jnp.asarray(p[f"{n}_{k}"]) for k in "xy"]) for n in ("astigmatism", "coma"))
@@ -333,8 +338,7 @@ def _coefficients(
     place = {tuple(k): i for i, k in enumerate((waves.q // CELLS).tolist())}
     value = jnp.matmul(weight, waves.value, precision=EXACT)[np.array([place[tuple(k)] for k in q.tolist()])]
     k = q / (np.array(waves.box) / CELLS)
-    xx, yy, xy = p["source_x"] ** 2, p["source_y"] ** 2, p["source_xy"]
-    blur = jnp.exp(-2 * jnp.pi**2 * (xx * k[:, 0] ** 2 + yy * k[:, 1] ** 2 + 2 * xy * k[:, 0] * k[:, 1]))
+    blur = blurred_by(k, source_of(p))
     turn = jnp.exp(2j * jnp.pi * (k[:, 0] * p["registration_x"] + k[:, 1] * p["registration_y"]))
     share, gain = p[f"background_{detector}"], jnp.exp(p[f"log_gain_{detector}"])
     seen = value * blur * turn / jnp.abs(value[0])

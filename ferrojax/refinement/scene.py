@@ -144,11 +144,16 @@ def tilt_weights(nodes: Float[np.ndarray, "nodes 2"], tilt) -> Float[Array, " no
     return weight / weight.sum()
 
 
+def blurred_by(k: Float[np.ndarray, "n 2"], source) -> Float[Array, " n"]:
+    """What a source of covariance (xx, yy, xy) Å² leaves of waves k (n, 2) 1/Å."""
+    xx, yy, xy = source
+    return jnp.exp(-2 * jnp.pi**2 * (xx * k[:, 0] ** 2 + yy * k[:, 1] ** 2 + 2 * xy * k[:, 0] * k[:, 1]))
+
+
 def image_of(waves: Waves, coefficient, at: Float[Array | np.ndarray, "n 2"], source=(0.0, 0.0, 0.0)):
     """Signal (n,) at places (Å, (x, y) from B): terms times `coefficient` (terms,), under a source (xx, yy, xy) Å²."""
     q = waves.q / np.array(waves.box)
-    xx, yy, xy = source
-    blur = jnp.exp(-2 * jnp.pi**2 * (xx * q[:, 0] ** 2 + yy * q[:, 1] ** 2 + 2 * xy * q[:, 0] * q[:, 1]))
+    blur = blurred_by(q, source)
     twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
     total = jnp.matmul(jnp.asarray(coefficient), waves.value, precision=EXACT) * blur * twice
     phase = jnp.exp(2j * jnp.pi * jnp.matmul(jnp.asarray(at), jnp.asarray(q.T, blur.dtype), precision=EXACT))
