@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import ferrojax as fj
 from benchmarks.lattice_phantom import Scene, draw, marks
 from ferrojax.columns.columns import ACCEPTED, EDGE, FAINT, SATURATED, SEAM
 from ferrojax.columns.faulty_pixels import saturated_pixels, unmeasured_pixels
@@ -333,6 +334,16 @@ def test_a_component_of_a_dpc_is_told_from_its_symmetry(mode):
         noisy = part + 0.2 * part.std() * rng.normal(size=part.shape)
         with pytest.raises(InputError, match="one component of a DPC"):
             seed_columns(noisy, np.full(2, 3.97 / 20), PTO, mode)
+
+
+@pytest.mark.parametrize("mode", [None, "iDPC"])
+def test_the_magnitude_of_a_dpc_shows_no_columns(mode):
+    """Rims about dark middles, which low reflections do not tell from columns: IndexError, once."""
+    along_y, along_x = np.gradient(potential())
+    size = np.hypot(along_x, along_y)
+    noisy = size + 0.1 * size.std() * np.random.default_rng(0).normal(size=size.shape)
+    with pytest.raises(InputError, match="bright rims about a dark middle, like the magnitude of a DPC"):
+        fj.map_polarization(fj.Image(noisy, (3.97 / 20, 3.97 / 20)), fj.material("PbTiO3"), mode=mode)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

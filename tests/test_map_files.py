@@ -203,6 +203,11 @@ def test_numbers_that_make_no_map_are_refused(tmp_path, pmap, field, value, said
         file[field] = values
     with pytest.raises(InputError, match=said):
         read_map(tmp_path / "map.h5")
+    at = tuple(np.argwhere(np.asarray(pmap.valid))[0])
+    wrong = dataclasses.replace(pmap, **{field: getattr(pmap, field).at[at].set(value)})
+    with pytest.raises(InputError, match=f"pmap: holds {said}"):
+        write_map(tmp_path / "wrong.h5", wrong)
+    assert not (tmp_path / "wrong.h5").exists()
 
 
 def test_a_signal_that_was_changed_is_not_passed_over(tmp_path, pmap):

@@ -149,6 +149,13 @@ def test_rubbish_is_one_error(tmp_path, suffix, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_is_cut_off_is_called_so(tmp_path):
+    path = save(tmp_path / "cut.npz", PICTURE, sampling=0.2)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cut off or damaged: copy it again"):
+        read(path)
+
+
 def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read(tmp_path / "absent.dm4")

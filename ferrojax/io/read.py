@@ -28,6 +28,11 @@ _LARGEST_RATIO = 3.0
 _MANY = 1 << 26  # values: larger scans are checked in single precision, to hold them once
 Pair = float | Sequence[float] | np.ndarray
 
+_DAMAGED = (
+    "the file may be cut off or damaged: copy it again from where it was recorded, or export it once more; if its name "
+    f"says another format than it has, {FORMATS}"
+)
+
 
 def read(
     path: str | Path,
@@ -124,7 +129,7 @@ def _signals(path: Path) -> list[Signal]:
             signals, reason = [], f"{type(problem).__name__}: {problem}"[:120]
         gc.collect()  # some readers leave a broken file open: close it here, where that warning is ignored
     if reason:
-        raise InputError("image file", path.name, f"cannot be read: {reason}", FORMATS)
+        raise InputError("image file", path.name, f"cannot be read: {reason}", _DAMAGED)
     if not signals:
         raise InputError("image file", path.name, "holds no data", FORMATS)
     return signals

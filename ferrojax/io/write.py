@@ -86,9 +86,11 @@ def write_map(path: str | os.PathLike[str], pmap: PolarizationMap, domains: Doma
     domains: of `domain_map(...)`, on the map's grid; a group `domains` holds their label, region, confidence and
     variants, which `read_map` passes over. The errors of the polarization hold the response's. A file of this name is
     replaced when the new one is whole; missing folders are made.
-    Errors: InputError for another extension, a folder that is no Zarr store, and what cannot be written.
+    Errors: InputError for another extension, a folder that is no Zarr store, what cannot be written, and numbers that
+    make no map, such as a valid cell without an error.
     """
     path = _checked_path(path)
+    _check_consistent(pmap, "pmap", "the map")
     check_replaceable(path)
     with replacing(path) as partial:
         if path.suffix.lower() == ".zarr":
@@ -175,12 +177,12 @@ def _restore(group: Any, name: str) -> PolarizationMap:
     if int(version) > _VERSION:
         raise InputError("map file", name, f"has format version {version}", "update ferrojax to read it")
     pmap = restore(group, _KINDS, name)
-    _check_consistent(pmap, name)
+    _check_consistent(pmap, "map file", name)
     return pmap
 
 
-def _check_consistent(pmap: PolarizationMap, name: str) -> None:
-    """Refuse arrays that do not belong together."""
+def _check_consistent(pmap: PolarizationMap, argument: str, name: str) -> None:
+    """Refuse arrays that do not belong together; argument, name: what is blamed."""
     cells, columns = tuple(pmap.valid.shape), pmap.columns
     count = len(columns.site)
     wanted = {
@@ -195,7 +197,7 @@ def _check_consistent(pmap: PolarizationMap, name: str) -> None:
         if len(cells) != 2 or (value is not None and value.shape != shape):
             found = f"{field} of shape {None if value is None else tuple(value.shape)}"
             problem = f"does not fit {' × '.join(map(str, cells))} cells and {count} columns"
-            raise InputError("map file", name, f"holds {found}, which {problem}", "write the map again")
+            raise InputError(argument, name, f"holds {found}, which {problem}", "map the image again")
 
     good = np.asarray(pmap.valid)
     covariance = np.asarray(pmap.covariance, float)[good]
@@ -209,7 +211,7 @@ def _check_consistent(pmap: PolarizationMap, name: str) -> None:
     ):
         if bad.any():
             found = f"{field}, which {problem} in {int(bad.sum())} of {int(good.sum())} valid cells"
-            raise InputError("map file", name, f"holds {found}", "write the map again, or mark those cells invalid")
+            raise InputError(argument, name, f"holds {found}", "map the image again, or mark those cells invalid")
 
 
 def _check_unchanged(file: Any, pmap: PolarizationMap, name: str) -> None:

@@ -371,7 +371,7 @@ def cell_frames(pmap: PolarizationMap) -> CellFrames:
 def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -> PolarizationMap:
     """The same cells with a predictor's displacements and covariances; columns and calibration stay.
 
-    Cells for which the predictor answers NaN become invalid.
+    Cells for which the predictor answers NaN, displacement or covariance, become invalid.
     """
     cells = cell_frames(pmap)
     displacement, covariance = (jnp.asarray(v) for v in predictor.predict(image, cells))
@@ -383,7 +383,7 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
             "answered the wrong shapes",
             f"return ({n}, 2) Å and ({n}, 2, 2) Å²",
         )
-    finite = np.asarray(jnp.isfinite(displacement).all(1))
+    finite = np.asarray(jnp.isfinite(displacement).all(1) & jnp.isfinite(covariance).all((1, 2)))
     at, shape = valid_indices(pmap), pmap.valid.shape
     displacement = _scatter(displacement, at, shape)
     method = getattr(predictor, "name", type(predictor).__name__)

@@ -13,6 +13,7 @@ from ferrojax.columns.fitting.noise import Noise
 from ferrojax.columns.fitting.prior import ShapePrior
 from ferrojax.columns.fitting.satellites import Satellites
 from ferrojax.columns.sizes import counted
+from ferrojax.errors import InputError
 
 _COUNT, _PAIRS = 256, 1024
 """Columns and overlaps come in multiples, so that few programs are compiled."""
@@ -21,6 +22,8 @@ _REACHING = 3.5
 """Widths outside the image within which a column is fitted too, if not freely."""
 _HALO_REACH = 1.33
 """How much farther windows reach where columns have halos."""
+_HOLLOW = 0.3
+"""How much higher a rim about columns lies than their middle, over the range of both, where they are no columns."""
 _LEAST_CORE = 2.0
 """Widths that count round a column in any case."""
 
@@ -189,26 +192,43 @@ def _in_units(fit: Fit, n: int, size: tuple[int, int], units: tuple[float, float
 
 
 def guess_width(data: Float[np.ndarray, "rows cols"], position: np.ndarray, group: np.ndarray) -> float:
-    """px, rms radius of the brightest group's mean column, from where it has fallen to half its height."""
+    """px, rms radius of the brightest group's mean column, from where it has fallen to half its height.
+
+    Errors: InputError where that is a rim about a dark middle, as in the size of a slope.
+    """
     gap = _nearest(position)
     half = max(int(np.ceil(0.6 * gap)), 2)
     at = np.round(position).astype(int)
     whole = ((at >= half) & (at < np.array(data.shape[::-1]) - half)).all(1)
+    rings = [_profile(data, at[whole & (group == g)], half) for g in np.unique(group[whole])]
+    if not rings:
+        return float(np.clip(0.2 * gap, 0.8, 0.35 * gap))
+    inner = max(2, int(0.4 * gap))  # px, nearer than any neighbour's half of the way
+    ring = max(rings, key=lambda r: float(r[0] - r.min()))
+    strongest = max(rings, key=lambda r: float(np.ptp(r[:inner])))[:inner]
+    hollow = float(strongest.max() - strongest[0]) / max(float(np.ptp(strongest)), 1e-30)
+    if hollow > _HOLLOW:
+        raise InputError(
+            "image",
+            f"rims higher than the middle by {hollow:.0%} of their range",
+            "shows columns as bright rims about a dark middle, like the magnitude of a DPC or centre-of-mass signal",
+            'pass the integrated signal (iDPC) or the divergence (columns bright), with mode="iDPC" (--mode iDPC)',
+        )
+    height = float(ring[0] - ring.min())
+    below = np.nonzero(ring - ring.min() < 0.5 * height)[0]
+    if not len(below):
+        return float(np.clip(0.2 * gap, 0.8, 0.35 * gap))
+    r = int(below[0])
+    part = (ring[r - 1] - ring.min() - 0.5 * height) / max(ring[r - 1] - ring[r], 1e-12)
+    return float(np.clip((r - 1 + part) / np.sqrt(2 * np.log(2)), 0.8, 0.35 * gap))
+
+
+def _profile(data: np.ndarray, at: np.ndarray, half: int) -> np.ndarray:
+    """(half + 1,) mean of columns over rings a px apart."""
     step = np.arange(-half, half + 1)
-    best, found = -np.inf, 0.2 * gap
-    for g in np.unique(group[whole]):
-        x, y = at[whole & (group == g)].T
-        mean = data[(y[:, None] + step)[:, :, None], (x[:, None] + step)[:, None, :]].mean(0)
-        radius = np.hypot(step[:, None], step[None])
-        ring = np.array([mean[(radius >= r - 0.5) & (radius < r + 0.5)].mean() for r in range(half + 1)])
-        height = ring[0] - ring.min()
-        if height > best:
-            best = height
-            below = np.nonzero(ring - ring.min() < 0.5 * height)[0]
-            r = int(below[0])
-            part = (ring[r - 1] - ring.min() - 0.5 * height) / max(ring[r - 1] - ring[r], 1e-12)
-            found = (r - 1 + part) / np.sqrt(2 * np.log(2))
-    return float(np.clip(found, 0.8, 0.35 * gap))
+    mean = data[(at[:, 1, None] + step)[:, :, None], (at[:, 0, None] + step)[:, None, :]].mean(0)
+    radius = np.hypot(step[:, None], step[None])
+    return np.array([mean[(radius >= r - 0.5) & (radius < r + 0.5)].mean() for r in range(half + 1)])
 
 
 def _nearest(position: np.ndarray) -> float:
