@@ -26,7 +26,6 @@ from ferrojax.refinement import CellResponse, Microscope, Recording, cell_respon
 from ferrojax.refinement.recording import EACH, PRIORS
 
 SOURCE, DOSE, DRAWS, PIXELS = 0.5, 1500.0, 2, 16
-CONFIGURATIONS = 4
 
 
 def blurred(signal: np.ndarray, side: float) -> np.ndarray:
@@ -94,7 +93,6 @@ def response_of(settings: dict, crystal: fj.Crystal) -> CellResponse:
         thicknesses=[round(n * a, 3) for n in (depth - 4, depth - 2, depth, depth + 2)],
         max_semiangle=settings["probe"]["semiangle"] + 2.0,
         tilt=tuple(settings["tilt"]),
-        configurations=CONFIGURATIONS,
     )
 
 

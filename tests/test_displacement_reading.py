@@ -14,8 +14,9 @@ from ferrojax.image import Image
 from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
 from ferrojax.refinement import Microscope, Recording, cell_response
+from ferrojax.refinement.displacement import OXYGEN_ENDS
 from ferrojax.refinement.recording import EACH, PRIORS
-from ferrojax.refinement.response import REACH, CellResponse
+from ferrojax.refinement.response import CellResponse
 from ferrojax.refinement.scene import waves_of
 
 A = float(material("BaTiO3").cell[0, 0])
@@ -29,7 +30,7 @@ PROBE = {"semiangle": 20.0, "defocus": 20.0, "astigmatism_x": 8.0, "astigmatism_
 def response() -> CellResponse:
     return cell_response(
         material("BaTiO3"), 200e3, DETECTORS, thicknesses=[8.0, 12.0, 16.0, 20.0], max_semiangle=22.0, tilt=TILT,
-        configurations=2, clean_configurations=2,
+        configurations=2,
     )  # fmt: skip
 
 
@@ -64,15 +65,23 @@ def drawn(response: CellResponse, detector: str, shift: np.ndarray, seed: int | 
     y, x = np.mgrid[:size, :size]
     at = (np.stack([x, y], -1).reshape(-1, 2) - centre[0]) * STEP @ rotation  # Å along the crystal, from the first B
     image = (np.exp(2j * np.pi * at @ k.T) @ value[0]).real
-    around = np.pad(shift - shift.mean((0, 1)), ((2, 2), (2, 2), (0, 0))) + shift.mean((0, 1))
+    around = np.pad(shift - shift.mean((0, 1)), ((3, 3), (3, 3), (0, 0))) + shift.mean((0, 1))
     everywhere = np.stack(np.meshgrid(np.arange(-2, CELLS + 2), np.arange(-2, CELLS + 2)), -1).reshape(-1, 2)
-    for (i, j), by in zip(everywhere, around.reshape(-1, 2), strict=True):
-        off = at - A * np.array([i, j])
-        near = (np.abs(off) < A).all(1)
-        power = [
-            (by[0] / REACH) ** u * (by[1] / REACH) ** v if mover == "mode" else 0.0 for mover, u, v in response.term
-        ]
-        image[near] += (np.exp(2j * np.pi * off[near] @ k.T) @ (np.array(power) @ value)).real
+    for mover in response.mover:
+        if not np.any(mover.follow):
+            continue
+        rows = [i for i, t in enumerate(response.term) if t[0] == mover.name]
+        power = np.array([response.term[i][1:] for i in rows])
+        before = [0 if o == 0 else -1 for o in mover.offset]  # an oxygen half a cell before B is between two
+        assert np.allclose(mover.offset, np.array(before) / 2)
+        for i, j in everywhere:
+            of = (around[j + 3, i + 3] + around[j + 3 + before[1], i + 3 + before[0]]) / 2
+            by = np.array(mover.follow) @ of / mover.unit
+            off = at - A * np.array([i, j])
+            ends = 1.0 if mover.name == "mode" else OXYGEN_ENDS
+            near = (np.abs(off - A * np.array(mover.offset)) < ends * A).all(1)
+            weight = by[0] ** power[:, 0] * by[1] ** power[:, 1]
+            image[near] += (np.exp(2j * np.pi * off[near] @ k.T) @ (weight @ value[rows])).real
     image = image.reshape(size, size) / np.asarray(waves.value)[0, (waves.q == 0).all(1)].real[0] * DOSE
     if seed is not None:
         image = np.random.default_rng(seed).poisson(image).astype(float)

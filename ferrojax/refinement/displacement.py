@@ -21,9 +21,11 @@ from ferrojax.errors import InputError
 from ferrojax.image import Image
 from ferrojax.polarization import CellFrames
 from ferrojax.products import exact
+from ferrojax.refinement.movers import CELLS, MODE, REACH, Mover
 from ferrojax.refinement.recording import Recording, probe_of, source_of, weights_of_mean
-from ferrojax.refinement.response import CELLS, REACH, CellResponse
+from ferrojax.refinement.response import CellResponse
 from ferrojax.refinement.scene import Terms, Waves, blurred_by, powers, waves_of
+from ferrojax.refinement.specimens import PARITIES
 
 HALF = 0.62
 """Cell sides from its middle within which pixels belong to a cell: its A columns are among them."""
@@ -40,7 +42,11 @@ _CORNERS = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
 """Cells whose A column, by itself, is at a corner of this one."""
 _TRIED = np.stack(np.meshgrid(*[np.linspace(-0.24, 0.24, 9)] * 2), -1).reshape(-1, 2)
 """Å, displacements of which the best is where a reading begins."""
-_PARITY = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+OXYGEN_ENDS = 0.85
+"""Cell sides from an oxygen column at which its response ends: the next ones beyond those that follow the nine cells do
+not reach a cell's pixels."""
+_NEAR = 0.6
+"""Cell sides from B within which an oxygen column may leave its mode by itself."""
 
 
 class Reading(NamedTuple):
@@ -112,12 +118,12 @@ def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
     """Every detector at the recording, and waves for their q."""
     p = dict(zip(microscope.recording.name, microscope.recording.value.tolist(), strict=True))
     response, probe = microscope.response, probe_of(p, microscope.response.energy)
-    term, found, waves = Terms.of(response), {}, None
+    term, found, waves = Terms.made(response), {}, None
     for name, data in microscope.recording.data.items():
         waves = waves_of(response, name, probe, p["thickness"], (p["tilt_x"], p["tilt_y"]))
         blur = blurred_by(waves.q / np.array(waves.box), source_of(p))
         zero = int(np.flatnonzero((waves.q == 0).all(1))[0])
-        many = np.array([1.0 if t[0] == "clean" else CELLS**2 for t in response.term])
+        many = np.where(term.of < 0, 1.0, CELLS**2)
         mean = jnp.asarray(abs((np.asarray(weights_of_mean(p, term)) * many) @ np.asarray(waves.value)[:, zero]))
         twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
         level = abs(data[0]) * np.exp(p[f"log_gain_{name}"])
@@ -128,18 +134,26 @@ def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
     return found, waves
 
 
+class _Column(NamedTuple):
+    """An oxygen column around: which mover, of which cell (x, y), what it follows (row of the nine cells, weight), and
+    whether it may leave its mode by itself."""
+
+    mover: int
+    cell: tuple[int, int]
+    parent: tuple[tuple[int, float], ...]
+    free: bool
+
+
 class _Layout(eqx.Module):
-    """What all cells share, known as programs are compiled: q (n, 2), the terms, rows of oxygen and of A by themselves,
-    sides of a cell (Å), and the standard errors known beforehand of all parameters of a cell."""
+    """What all cells share, known as programs are compiled: q (n, 2), the terms, oxygen columns around, sides of a cell
+    (Å), how many detectors."""
 
     q_: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    mover: tuple[Mover, ...] = eqx.field(static=True)
+    of: tuple[int, ...] = eqx.field(static=True)
     power: tuple[tuple[int, int], ...] = eqx.field(static=True)
-    lead: tuple[tuple[float, float], ...] = eqx.field(static=True)
-    follows: bool = eqx.field(static=True)
-    oxygen: tuple[int, ...] = eqx.field(static=True)
-    a: tuple[int, ...] = eqx.field(static=True)
+    column: tuple[_Column, ...] = eqx.field(static=True)
     side_: tuple[float, float] = eqx.field(static=True)
-    known: tuple[float, ...] = eqx.field(static=True)
     detectors: int = eqx.field(static=True)
 
     @property
@@ -152,39 +166,71 @@ class _Layout(eqx.Module):
 
     @property
     def term(self) -> Terms:
-        return Terms(np.array(self.power), np.array(self.lead), self.follows)
+        return Terms(self.mover, np.array(self.of), np.array(self.power))
+
+    @property
+    def free(self) -> list[_Column]:
+        """Oxygen columns that may leave their mode."""
+        return [c for c in self.column if c.free]
+
+    @property
+    def known(self) -> np.ndarray:
+        """Standard errors known beforehand of all parameters of a cell."""
+        sizes = (2, 2, self.detectors, self.detectors, 2 * len(self.string), 2 * len(self.free))
+        names = ("displacement", "shift", "gain", "ground", "oxygen", "oxygen", "A", "around")
+        many = (*sizes, 2 * len(_CORNERS), 2 * len(_AROUND))
+        return np.concatenate([np.full(n, KNOWN[name]) for name, n in zip(names, many, strict=True)])
+
+    def rows(self, ending: str) -> list[int]:
+        """Movers of that name, or of that label."""
+        return [k for k, m in enumerate(self.mover) if m.name.endswith(ending)]
+
+    @property
+    def string(self) -> list[int]:
+        """Oxygen that moves with B, by itself."""
+        return [k for k, m in enumerate(self.mover) if m.name.endswith(":O") and not m.follows]
 
     @staticmethod
-    def of(microscope: Microscope, waves: Waves) -> "_Layout":
-        response, term = microscope.response, Terms.of(microscope.response)
-        mover = [t[0] for t in response.term]
-        oxygen = np.array([i for i, who in enumerate(mover) if who.endswith(":O")], int)
-        a = np.array([i for i, who in enumerate(mover) if who.endswith(":A")], int)
-        if len(a) != 2:
-            problem = f"has {len(a) // 2} A sites in its cell, and cells of one are read"
+    def of_microscope(microscope: Microscope, waves: Waves) -> "_Layout":
+        response, term = microscope.response, Terms.made(microscope.response)
+        a = [m for m in response.mover if m.name.endswith(":A")]
+        if len(a) != 1:
+            problem = f"has {len(a)} A sites in its cell, and cells of one are read"
             raise InputError("crystal", microscope.crystal.name, problem, "map it by the column fit")
-        many = len(microscope.recording.data)
-        known = np.concatenate(
-            [
-                np.repeat([KNOWN["displacement"], KNOWN["shift"]], 2),
-                np.repeat([KNOWN["gain"], KNOWN["ground"]], many),
-                np.full(len(oxygen), KNOWN["oxygen"]),
-                np.full(2 * len(_CORNERS), KNOWN["A"]),
-                np.full(2 * len(_AROUND), KNOWN["around"]),
-            ]
-        )
         side = (response.box[0] / CELLS, response.box[1] / CELLS)
-        q, power, lead = (tuple(map(tuple, v.tolist())) for v in (waves.q, term.power, term.lead))
-        return _Layout(
-            q, power, lead, term.follows, tuple(oxygen.tolist()), tuple(a.tolist()), side, tuple(known.tolist()), many
-        )
+        q, power = (tuple(map(tuple, v.tolist())) for v in (waves.q, term.power))
+        many = len(microscope.recording.data)
+        return _Layout(q, response.mover, tuple(term.of.tolist()), power, _columns(response.mover), side, many)
+
+    def own(self, first: int) -> np.ndarray:
+        """(oxygens, 2) rows of the parameters, from `first` on, of the cell's own oxygen, in the order of its sites."""
+        at = {k: i for i, k in enumerate(self.string)}
+        at |= {c.mover: len(at) + i for i, c in enumerate(self.free) if c.cell == (0, 0)}
+        return first + 2 * np.array([at[k] for k in sorted(at)], int)[:, None] + np.arange(2)
 
     def parts(self, x: Array) -> tuple[Array, ...]:
-        """Displacement, shift, gains, grounds, oxygen (o, 1), A (4, 2), and displacements around (8, 2) of (k,)."""
-        m, o = self.detectors, len(self.oxygen)
-        at = np.cumsum([2, 2, m, m, o, 2 * len(_CORNERS)])
-        d, shift, gain, ground, oxygen, a, around = jnp.split(x, at)
-        return d, shift, gain, ground, oxygen, a.reshape(-1, 2), around.reshape(-1, 2)
+        """Displacement, shift, gains, grounds, oxygen on B's axis (s, 2), other oxygen (o, 2), A (4, 2), and
+        displacements around (8, 2) of (k,)."""
+        m, s, o = self.detectors, 2 * len(self.string), 2 * len(self.free)
+        at = np.cumsum([2, 2, m, m, s, o, 2 * len(_CORNERS)])
+        d, shift, gain, ground, string, oxygen, a, around = jnp.split(x, at)
+        return d, shift, gain, ground, *(v.reshape(-1, 2) for v in (string, oxygen, a, around))
+
+
+def _columns(movers: tuple[Mover, ...]) -> tuple[_Column, ...]:
+    """Oxygen columns that follow the nine cells alone; B's are not among them."""
+    nine = [(0, 0), *map(tuple, _AROUND.tolist())]
+    found = []
+    for k, mover in enumerate(movers):
+        if not mover.apart:
+            continue
+        for cell in ((i, j) for j in range(-2, 3) for i in range(-2, 3)):
+            parent = [((cell[0] + i, cell[1] + j), w) for (i, j), w in mover.parents()]
+            if all(at in nine for at, _ in parent):
+                away = np.hypot(*(np.array(cell) + mover.offset))
+                rows = tuple((nine.index(at), w) for at, w in parent)
+                found.append(_Column(k, cell, rows, bool(away < _NEAR)))
+    return tuple(found)
 
 
 def _pixels(image: Image, cells: CellFrames, side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -214,7 +260,7 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     data = {name: microscope.recording.data[name] for name in images}
     microscope = microscope._replace(recording=microscope.recording._replace(data=data))
     seen, waves = views(microscope)
-    layout = _Layout.of(microscope, waves)
+    layout = _Layout.of_microscope(microscope, waves)
     mode = microscope.recording["mode"]
     first = next(iter(images.values()))
     pixel, offset, counts = _pixels(first, cells, layout.side)
@@ -267,42 +313,87 @@ def _batch(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift,
     )
 
 
+class _Tables(NamedTuple):
+    """What every mover around a cell adds to its pixels (p), of one detector."""
+
+    clean: Float[Array, " p"]
+    slope: Float[Array, "2 p"]
+    mode: Float[Array, "9 powers p"]
+    b: Float[Array, "9 2 p"]
+    oxygen: tuple[Float[Array, "powers p"], ...]
+    string: tuple[Float[Array, "2 p"], ...]
+    corner: Float[Array, "4 2 p"]
+
+
+def _tables(view: _View, layout: _Layout, at: Float[Array, "p 2"]) -> _Tables:
+    """at: Å from the cell's centroid, along the crystal's axes."""
+    box, of = CELLS * layout.side, layout.term.of
+    wave = jnp.exp(2j * jnp.pi * jnp.matmul(at / box, layout.q.T))
+    parity = [np.flatnonzero((layout.q % CELLS == p).all(1)) for p in PARITIES]
+    image = jnp.stack([(wave[:, p] @ view.value[:, p].T).real.T for p in parity])  # (4, terms, p)
+    slope = [(wave * (2j * jnp.pi * layout.q[:, k] / box[k])) @ view.value[0] for k in (0, 1)]
+
+    def moved(k: int, cell):
+        """(powers, p) of mover k of the cell so many cells away."""
+        sign = np.where((np.array(PARITIES) @ np.array(cell)) % 2 == 0, 1.0, -1.0)
+        middle = (np.array(cell) + layout.mover[k].offset) * layout.side
+        near = (jnp.abs(at - middle) <= layout.side * (OXYGEN_ENDS if layout.mover[k].apart else 1.0)).all(-1)
+        return jnp.tensordot(sign, image[:, np.flatnonzero(of == k)], 1) * near
+
+    nine = [(0, 0), *map(tuple, _AROUND.tolist())]
+    mode = [moved(k, c) for k in layout.rows(MODE) for c in nine]
+    return _Tables(
+        clean=image.sum(0)[0],
+        slope=jnp.stack(slope).real,
+        mode=jnp.stack(mode) if mode else jnp.zeros((len(nine), 0, len(at))),
+        b=jnp.stack([moved(layout.term.b, c) for c in nine]),
+        oxygen=tuple(moved(c.mover, c.cell) for c in layout.column),
+        string=tuple(moved(k, (0, 0)) for k in layout.string),
+        corner=jnp.stack([moved(k, c) for k in layout.rows(":A") for c in _CORNERS]),
+    )
+
+
+def _signals(tables: tuple[_Tables, ...], layout: _Layout, mode, around, x) -> list[Float[Array, " p"]]:
+    """Of every detector, for the parameters x of a cell among neighbours displaced by `around` (8, 2) Å."""
+    term = layout.term
+    d, by, _, _, string, own, a, off = layout.parts(x)
+    cells, free, oxygen = jnp.concatenate([d[None], around + off]), iter(own), []
+    for column in layout.column:
+        mover = layout.mover[column.mover]
+        mean = sum(w * cells[at] for at, w in column.parent)
+        moves = jnp.matmul(jnp.asarray(mover.follow, x.dtype), mean) * mode
+        moves = moves + next(free) if column.free else moves
+        oxygen.append(term.polynomial(column.mover, powers(moves / mover.unit)))
+    back = 1 - mode if term.follows else 1.0
+    along = jax.vmap(lambda u: powers(mode * u / REACH))(cells)
+    weight = jnp.stack([term.polynomial(k, u) for k in layout.rows(MODE) for u in along]) if term.follows else None
+    found = []
+    for t in tables:
+        signal = t.clean - by @ t.slope + jnp.tensordot(back * cells / REACH, t.b, 2)
+        signal = signal + jnp.tensordot(a / REACH, t.corner, 2)
+        if weight is not None:
+            signal = signal + jnp.tensordot(weight, t.mode, 2)
+        for one, image in zip(oxygen, t.oxygen, strict=True):
+            signal = signal + one @ image
+        for one, image in zip(string, t.string, strict=True):
+            signal = signal + (one / REACH) @ image
+        found.append(signal)
+    return found
+
+
 def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, around):
     """One cell: parameters, covariance, χ²; everything is linear but the displacements' polynomials.
 
     shift: of the lattice, where it is expected; what it lies off that is linear, too.
     """
     at = offset - shift
-    box = CELLS * layout.side
-    turn = 2 * jnp.pi * jnp.matmul(at / box, layout.q.T)
-    wave = jnp.exp(1j * turn)
-    parity = [np.flatnonzero((layout.q % CELLS == p).all(1)) for p in _PARITY]
-    images = [jnp.stack([(wave[:, p] @ v.value[:, p].T).real.T for p in parity]) for v in seen]  # (4, terms, p)
-    slopes = [
-        jnp.stack([(wave * (2j * jnp.pi * layout.q[:, k] / box[k])) @ v.value[0] for k in (0, 1)]).real for v in seen
-    ]
-
-    def moved(table, cell):
-        """(terms, p) of the cell so many cells away, which ends a cell's length from its middle."""
-        sign = np.where((_PARITY @ cell) % 2 == 0, 1.0, -1.0)
-        near = (jnp.abs(at - cell * layout.side) <= layout.side).all(-1)
-        return jnp.tensordot(sign, table, 1) * near
-
-    own = [moved(t, np.zeros(2, int)) for t in images]
-    clean = [t.sum(0)[0] for t in images]
-    beside = [jnp.stack([moved(t, c)[1:] for c in _AROUND]) for t in images]
-    term, oxygens, a_rows = layout.term, np.array(layout.oxygen), np.array(layout.a)
-    corner = [jnp.stack([moved(t, c)[a_rows] for c in _CORNERS]) for t in images]
+    tables = tuple(_tables(view, layout, at) for view in seen)
 
     def model(x):
-        d, by, gains, grounds, oxygen, a, off = layout.parts(x)
-        weight = term.weights(powers(d / REACH), mode)[1:]
-        others = jax.vmap(lambda u: term.weights(powers(u / REACH), mode)[1:])(around + off)
+        _, _, gains, grounds, *_ = layout.parts(x)
         found = []
-        for k, v in enumerate(seen):
-            signal = clean[k] + weight @ own[k][1:] - by @ slopes[k]
-            signal = signal + (oxygen / REACH) @ own[k][oxygens]
-            signal = signal + jnp.tensordot(others, beside[k], 2) + jnp.tensordot(a / REACH, corner[k], 2)
+        for k, signal in enumerate(_signals(tables, layout, mode, around, x)):
+            v = seen[k]
             level = v.level * (1 + gains[k])
             found.append(level * ((1 - v.share) * signal / v.mean + v.share) + v.level * grounds[k])
         return jnp.stack(found)
@@ -340,19 +431,19 @@ def _reading(layout: _Layout, x, covariance, square, shift, facts) -> Reading:
     whole, counts, gain = facts
     k = x.shape[1]
     first = 4 + 2 * layout.detectors
-    o, corners = len(layout.oxygen), len(_CORNERS)
+    o, corners = 2 * (len(layout.string) + len(layout.free)), len(_CORNERS)
     against = np.zeros((2, k))
     against[:, :2] = np.eye(2)
     against[:, first + o : first + o + 2 * corners] = -np.tile(np.eye(2), corners) / corners
     unknown = np.where(whole, 1.0, np.nan)
-    oxygen = x[:, first : first + o]
-    error = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)[:, first : first + o])
+    own = layout.own(first)
+    oxygen, error = x[:, own], np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)[:, own])
     pixels = np.maximum(counts.sum(1) * layout.detectors, 1)
     return Reading(
         displacement=(x @ against.T) * unknown[:, None],
         covariance=(against @ covariance @ against.T) * unknown[:, None, None],
-        oxygen=oxygen.reshape(len(x), -1, 2),
-        oxygen_error=error.reshape(len(x), -1, 2),
+        oxygen=oxygen,
+        oxygen_error=error,
         shift=shift,
         misfit=square / pixels * unknown,
         gain=gain,

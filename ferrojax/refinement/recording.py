@@ -20,7 +20,8 @@ from ferrojax.errors import InputError
 from ferrojax.optics import Probe
 from ferrojax.products import EXACT, exact
 from ferrojax.refinement.mean_cell import MeanCell
-from ferrojax.refinement.response import CELLS, DEGREE, MODE, REACH, CellResponse
+from ferrojax.refinement.movers import CELLS
+from ferrojax.refinement.response import DEGREES, CellResponse
 from ferrojax.refinement.scene import Terms, blurred_by, operators_at, waves_from
 
 PRIORS = {
@@ -87,19 +88,17 @@ class Recording(NamedTuple):
 
 
 def alike(response: CellResponse) -> CellResponse:
-    """What of a response a lattice of cells that all move alike shows: clean cell, soft mode and B by itself at the
-    lattice's own q (still in steps of 1/box, all even), already summed over the box's cells."""
+    """What of a response a lattice of cells that all move alike shows: the clean cell and what follows B, or is B, at
+    the lattice's own q (still in steps of 1/box, all even), already summed over the box's cells."""
     even = (response.q % CELLS == 0).all(1)
-    kept = [i for i, t in enumerate(response.term) if t[0] in ("clean", MODE) or t[0].endswith(":B")]
-    many = np.array([1.0 if response.term[i][0] == "clean" else CELLS**2 for i in kept])
-    coefficient = {
-        name: value[np.array(kept)][..., even] * many[:, None, None, None]
-        for name, value in response.coefficient.items()
-    }
-    noise = {name: value[np.array(kept)] for name, value in response.noise.items()}
+    term = Terms.made(response)
+    kept = np.array([k < 0 or k == term.b or term.mover[k].follows for k in term.of])
+    many = np.where(term.of[kept] < 0, 1.0, CELLS**2)[:, None, None, None]
+    coefficient = {name: value[kept][..., even] * many for name, value in response.coefficient.items()}
+    noise = {name: value[kept] for name, value in response.noise.items()}
     return CellResponse(
-        coefficient, noise, response.thickness, response.tilt, response.beam, response.pair[even],
-        response.q[even], tuple(response.term[i] for i in kept), response.box, response.energy,
+        coefficient, noise, response.thickness, response.tilt, response.beam, response.pair[even], response.q[even],
+        tuple(t for t, k in zip(response.term, kept, strict=True) if k), response.mover, response.box, response.energy,
         response.max_semiangle, response.crystal,
     )  # fmt: skip
 
@@ -227,7 +226,7 @@ class _Problem(NamedTuple):
         noise = np.concatenate([cell.error / abs(cell.value[0]) for cell in cells.values()])
         size = np.concatenate([_smooth(cell) / abs(cell.value[0]) for cell in cells.values()])
         error = jnp.asarray(np.sqrt(noise**2 + (discrepancy * size)[:, None] ** 2))
-        term, like = Terms.of(part), eqx.tree_at(lambda r: r.coefficient, part, {})
+        term, like = Terms.made(part), eqx.tree_at(lambda r: r.coefficient, part, {})
         tables = part.coefficient  # an argument of the programs, so that they need not be compiled into them
 
         @exact
@@ -302,10 +301,25 @@ def _smooth(cell: MeanCell) -> np.ndarray:
 
 
 def weights_of_mean(p: Mapping[str, Any], term: Terms) -> Float[Array, " terms"]:
-    """What cells add on the mean that scatter about their mean displacement."""
-    mean = jnp.stack([jnp.asarray(p["displacement_x"]), jnp.asarray(p["displacement_y"])]) / REACH
-    spread = jnp.asarray(p["spread"]) / REACH
-    return term.weights(jnp.stack([_moments(mean[k], spread) for k in (0, 1)]), p["mode"])
+    """What the columns of one cell add on the mean, where cells scatter about their mean displacement.
+
+    Oxygen goes `mode` times as far as the soft mode takes it, and B's column with it, which B by itself takes back to
+    first order.
+    """
+    mean = jnp.stack([jnp.asarray(p["displacement_x"]), jnp.asarray(p["displacement_y"])])
+    spread, mode = jnp.asarray(p["spread"]), jnp.asarray(p["mode"])
+    weight = jnp.where(term.of < 0, 1.0, jnp.zeros(len(term.of), mean.dtype))
+    for k, mover in enumerate(term.mover):
+        if not mover.follows:
+            continue
+        follow = np.array(mover.follow)
+        share = np.sqrt(sum(w**2 for _, w in mover.parents()))
+        centre = jnp.matmul(jnp.asarray(follow, mean.dtype), mean, precision=EXACT) * mode / mover.unit
+        width = np.linalg.norm(follow, axis=1) * share * spread * mode / mover.unit
+        moment = jnp.stack([_moments(centre[i], width[i]) for i in (0, 1)])
+        weight = weight.at[np.flatnonzero(term.of == k)].set(term.polynomial(k, moment))
+    back = 1 - mode if term.follows else 1.0
+    return weight.at[np.flatnonzero(term.of == term.b)].set(back * mean / term.mover[term.b].unit)
 
 
 def source_of(p: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -355,9 +369,9 @@ def _widest(response: CellResponse) -> float:
     return float(np.linalg.norm(response.tilt, axis=1).max())
 
 
-def _moments(mean: Array, spread: Array) -> Float[Array, "7"]:
-    """Expected powers 0 to 6 of a Gaussian: E xⁿ = m E xⁿ⁻¹ + (n − 1) v E xⁿ⁻²."""
+def _moments(mean: Array, spread: Array) -> Float[Array, "5"]:
+    """Expected powers 0 to 4 of a Gaussian: E xⁿ = m E xⁿ⁻¹ + (n − 1) v E xⁿ⁻²."""
     found = [jnp.ones_like(mean), mean]
-    for n in range(2, DEGREE + 1):
+    for n in range(2, max(DEGREES) + 1):
         found.append(mean * found[-1] + (n - 1) * spread**2 * found[-2])
     return jnp.stack(found)

@@ -14,7 +14,8 @@ from ferrojax.errors import InputError, is_traced
 from ferrojax.grid import Grid
 from ferrojax.optics import Probe, probe_spectrum
 from ferrojax.products import EXACT
-from ferrojax.refinement.response import DEGREE, LINEAR, MODE, CellResponse
+from ferrojax.refinement.movers import Mover
+from ferrojax.refinement.response import DEGREES, CellResponse
 
 LENGTH = 1.4
 """Steps between neighbouring nodes of tilt: the length of the Gaussian that interpolates operators between them."""
@@ -25,7 +26,7 @@ NUGGET = 1e-4
 class Waves(eqx.Module):
     """The terms of a response under one microscope: Fourier coefficients about B, half of the plane of q.
 
-    value: (terms, n), fractions of the beam; displacements in units of `response.REACH`. q: (n, 2) in steps of 1/box.
+    value: (terms, n), fractions of the beam; displacements in their mover's unit. q: (n, 2) in steps of 1/box.
     """
 
     value: Complex[Array, "terms n"]
@@ -34,42 +35,45 @@ class Waves(eqx.Module):
 
 
 class Terms(NamedTuple):
-    """What a displacement makes of the terms of a response.
+    """What displacements make of the terms of a response.
 
-    power: (terms, 2) of the displacement, -1 for a column by itself. lead: (terms, 2) of B by itself, 1 along its axis.
-    follows: whether oxygen follows B (the crystal has a soft mode).
+    mover: all that moves. of: (terms,) rows of it, -1 of the clean cell. power: (terms, 2).
     """
 
+    mover: tuple[Mover, ...]
+    of: Int[np.ndarray, " terms"]
     power: Int[np.ndarray, "terms 2"]
-    lead: Float[np.ndarray, "terms 2"]
-    follows: bool
 
     @staticmethod
-    def of(response: CellResponse) -> "Terms":
-        power, lead = np.full((len(response.term), 2), -1), np.zeros((len(response.term), 2))
-        for i, (mover, x, y) in enumerate(response.term):
-            if mover in ("clean", MODE):
-                power[i] = x, y
-            elif mover.endswith(":B"):
-                lead[i, LINEAR.index((x, y))] = 1.0
-        return Terms(power, lead, any(mover == MODE for mover, _, _ in response.term))
+    def made(response: CellResponse) -> "Terms":
+        names = [m.name for m in response.mover]
+        of = np.array([-1 if who == "clean" else names.index(who) for who, _, _ in response.term])
+        return Terms(response.mover, of, np.array([power for _, *power in response.term]))
 
-    def weights(self, moment: Float[Array, "2 7"], mode) -> Float[Array, " terms"]:
-        """Of every term, for powers 0 to 6 of the displacement (x and y, units of REACH), or their mean over cells.
+    def rows(self, name: str) -> Int[np.ndarray, " n"]:
+        """The terms of one mover."""
+        return np.flatnonzero([k >= 0 and self.mover[k].name == name for k in self.of])
 
-        mode: how far oxygen follows, 1 as the soft mode has it: all move so many times as far, and B by itself goes
-        back, to first order.
-        """
-        order = np.maximum(self.power.sum(1), 0)
-        found = moment[0, np.maximum(self.power[:, 0], 0)] * moment[1, np.maximum(self.power[:, 1], 0)]
-        back = 1 - mode if self.follows else 1.0
-        alone = jnp.matmul(jnp.asarray(self.lead, moment.dtype), moment[:, 1], precision=EXACT) * back
-        return jnp.where(self.power[:, 0] < 0, alone, found * jnp.asarray(mode) ** order)
+    def polynomial(self, k: int, moment: Float[Array, "2 n"]) -> Float[Array, " powers"]:
+        """The weights of the terms of mover k, for powers 0, 1, … of its displacement (x and y, in its unit), or for
+        their mean over cells."""
+        power = self.power[self.of == k]
+        return moment[0, power[:, 0]] * moment[1, power[:, 1]]
+
+    @property
+    def b(self) -> int:
+        """The row of B by itself."""
+        return next(k for k, m in enumerate(self.mover) if m.name.endswith(":B"))
+
+    @property
+    def follows(self) -> bool:
+        """Whether oxygen follows B: the crystal has a soft mode."""
+        return any(m.follows for m in self.mover)
 
 
-def powers(displacement: Float[Array, "2"]) -> Float[Array, "2 7"]:
-    """Powers 0 to 6 of a displacement in units of REACH."""
-    return displacement[:, None] ** np.arange(DEGREE + 1)
+def powers(displacement: Float[Array, "2"]) -> Float[Array, "2 5"]:
+    """Powers 0 to 4 of a displacement in its unit."""
+    return displacement[:, None] ** np.arange(max(DEGREES) + 1)
 
 
 def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, tilt) -> Waves:
