@@ -369,8 +369,8 @@ def _widest(response: CellResponse) -> float:
     return float(np.linalg.norm(response.tilt, axis=1).max())
 
 
-def _moments(mean: Array, spread: Array) -> Float[Array, "5"]:
-    """Expected powers 0 to 4 of a Gaussian: E xⁿ = m E xⁿ⁻¹ + (n − 1) v E xⁿ⁻²."""
+def _moments(mean: Array, spread: Array) -> Float[Array, "6"]:
+    """Expected powers 0 to 5 of a Gaussian: E xⁿ = m E xⁿ⁻¹ + (n − 1) v E xⁿ⁻²."""
     found = [jnp.ones_like(mean), mean]
     for n in range(2, max(DEGREES) + 1):
         found.append(mean * found[-1] + (n - 1) * spread**2 * found[-2])

@@ -33,11 +33,11 @@ from ferrojax.refinement.symmetry import Pairs, beam_pairs, plane_operations, tu
 
 FINEST = 1.35
 """1/Å: detail beyond it is blurred away by any source (0.4 Å rms leaves 0.3 %)."""
-DEGREES = (4, 4)
+DEGREES = (5, 4)
 """Of the polynomials of B's column and of oxygen's."""
 OFFSETS = ((0.0, 0.0), (0.5, 0.5))
 """Of the lattices of tilts that pairs of configurations see in turn, in steps: both have the symmetry of a square."""
-BOXES, EVEN_BOXES = 90, 60
+BOXES, EVEN_BOXES = 120, 80
 """Displaced boxes of a response at a single tilt; and under a lattice of tilts, those that symmetry makes included."""
 CONFIGURATIONS, EVEN_CONFIGURATIONS = 32, 8
 

@@ -71,8 +71,8 @@ class Terms(NamedTuple):
         return any(m.follows for m in self.mover)
 
 
-def powers(displacement: Float[Array, "2"]) -> Float[Array, "2 5"]:
-    """Powers 0 to 4 of a displacement in its unit."""
+def powers(displacement: Float[Array, "2"]) -> Float[Array, "2 6"]:
+    """Powers 0 to 5 of a displacement in its unit."""
     return displacement[:, None] ** np.arange(max(DEGREES) + 1)
 
 

@@ -15,8 +15,8 @@ from ferrojax.refinement.movers import CELLS, Mover, following, home_of
 
 FARTHEST = 0.2
 """Å: mean displacements of B in a box reach so far."""
-SCATTER = 0.08
-"""Å rms, of every cell about it."""
+SCATTER = (0.06, 0.14)
+"""Å rms, of every cell about it, in turn."""
 ASIDE = 0.06
 """Å rms, of what moves by itself, or beside what it follows."""
 TRIED = 20
@@ -105,7 +105,7 @@ def _drawn(movers: Sequence[Mover], number: int, count: int, rng: np.random.Gene
     """One box: mean displacements fill a disc evenly."""
     radius, angle = FARTHEST * np.sqrt((number + rng.uniform()) / count), rng.uniform(0, 2 * np.pi)
     mean = radius * np.array([np.cos(angle), np.sin(angle)])
-    shift = following(movers, mean + SCATTER * rng.normal(size=(CELLS, CELLS, 2)))
+    shift = following(movers, mean + SCATTER[number % 2] * rng.normal(size=(CELLS, CELLS, 2)))
     for k, mover in enumerate(movers):
         if mover.name != "mode":
             shift[:, :, k] += ASIDE * rng.normal(size=(CELLS, CELLS, 2))
