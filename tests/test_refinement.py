@@ -1,5 +1,7 @@
 """Operators under every tilt from one pass, and the response of a cell to its columns' displacements."""
 
+from itertools import product
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,9 @@ from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
 from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell
 from ferrojax.refinement.mean_cell import harmonics
-from ferrojax.refinement.response import REACH
-from ferrojax.refinement.scene import image_of, tilt_weights, waves_of
+from ferrojax.refinement.movers import REACH, following
+from ferrojax.refinement.recording import weights_of_mean
+from ferrojax.refinement.scene import Terms, image_of, powers, tilt_weights, waves_of
 from ferrojax.refinement.symmetry import beam_pairs, plane_operations
 from tests.test_products import products
 
@@ -135,28 +138,60 @@ def direct(detector: str, probe: Probe, thickness: float, tilt, field: np.ndarra
     return np.fft.ifft2(spectrum * to_b * blur).real * size**2
 
 
+@pytest.fixture(scope="module")
+def single():
+    """At one tilt, for cells that move apart."""
+    return cell_response(
+        still("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, tilt=(0.0, 0.0), configurations=2
+    )
+
+
+PROBE = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0}, edge=3.0)
+EVERYWHERE = np.stack(np.meshgrid(*[np.arange(32) * 8.0 / 32] * 2), -1).reshape(-1, 2)
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("tilt", [(0.0, 0.0), (-3.13, 0.0)])
-def test_a_displaced_cell_is_its_clean_image_and_its_response(response, detector, tilt):
-    """Through symmetry, neighbours that move as well, optics and exit planes. At a displacement that the polynomial was
-    fitted at: columns that do not vibrate are too sharp for one of degree 4 in between."""
+def test_cells_that_move_alike_are_the_clean_image_and_the_response(response, detector, tilt):
+    """Through symmetry, oxygen between cells, optics and exit planes. Columns that do not vibrate are sharper than any
+    polynomial of that degree has them."""
     tilt = tuple(response.tilt[np.argmin(np.linalg.norm(response.tilt - tilt, axis=1))])
-    probe = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0}, edge=3.0)
     moved = np.zeros((2, 2, 3))
-    moved[0, 0, :2] = 0.0, -REACH
-    grid = np.arange(32) * 8.0 / 32
-    at = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
-    waves = waves_of(response, detector, probe, 12.0, tilt)
-    mode = [t[0] == "mode" for t in response.term]
-    power = [(moved[0, 0, 0] / REACH) ** x * (moved[0, 0, 1] / REACH) ** y for _, x, y in response.term]
+    moved[..., :2] = 0.02, -0.11
+    waves = waves_of(response, detector, PROBE, 12.0, tilt)
+    term = Terms.made(response)
+    p = {"displacement_x": 0.02, "displacement_y": -0.11, "spread": 0.0, "mode": 1.0}
+    weight = np.asarray(weights_of_mean(p, term)) * np.where(term.of < 0, 1, 4)
     source = (SOURCE**2, SOURCE**2, 0.0)
-    clean = np.asarray(image_of(waves, np.eye(len(mode))[0], at, source)).reshape(32, 32)
-    found = np.asarray(image_of(waves, np.where(mode, power, 0.0), at, source)).reshape(32, 32)
-    before = direct(detector, probe, 12.0, tilt, np.zeros((2, 2, 3)))
-    expected = direct(detector, probe, 12.0, tilt, moved) - before
+    clean = np.asarray(image_of(waves, np.where(term.of < 0, 1.0, 0.0), EVERYWHERE, source)).reshape(32, 32)
+    found = np.asarray(image_of(waves, np.where(term.of < 0, 0.0, weight), EVERYWHERE, source)).reshape(32, 32)
+    before = direct(detector, PROBE, 12.0, tilt, np.zeros((2, 2, 3)))
+    expected = direct(detector, PROBE, 12.0, tilt, moved) - before
     assert np.linalg.norm(clean - before) < 0.01 * np.linalg.norm(before - before.mean())
-    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
-    assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=1e-2)
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=3e-2)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_cells_that_move_apart_are_the_sum_of_their_columns(single, detector):
+    """Cells by cell their own displacement; oxygen between two goes by their mean. Taken for half of the way of each by
+    itself, as cells that respond as wholes have it, a uniform field is 8 % off in ABF."""
+    rng = np.random.default_rng(1)
+    term = Terms.made(single)
+    waves = waves_of(single, detector, PROBE, 12.0, (0.0, 0.0))
+    source = (SOURCE**2, SOURCE**2, 0.0)
+    before = direct(detector, PROBE, 12.0, (0.0, 0.0), np.zeros((2, 2, 3)))
+    for mean in (np.zeros(2), np.array([0.1, -0.06])):
+        field = np.zeros((2, 2, 3))
+        field[..., :2] = mean + 0.05 * rng.normal(size=(2, 2, 2))
+        shift = following(single.mover, field[..., :2])
+        found = np.zeros(len(EVERYWHERE))
+        for (y, x), (k, mover) in product(np.ndindex(2, 2), enumerate(single.mover)):
+            weight = np.zeros(len(term.of))
+            weight[term.of == k] = term.polynomial(k, powers(shift[y, x, k] / mover.unit))
+            found += np.asarray(image_of(waves, weight, EVERYWHERE - 4.0 * np.array([x, y]), source))
+        expected = direct(detector, PROBE, 12.0, (0.0, 0.0), field) - before
+        assert np.linalg.norm(found.reshape(32, 32) - expected) < 0.05 * np.linalg.norm(expected)
 
 
 def test_products_are_in_full_precision(response):
@@ -172,10 +207,10 @@ def test_products_are_in_full_precision(response):
         assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
 
 
-def test_a_column_by_itself_moves_its_own_image(response):
+def test_a_column_by_itself_moves_its_own_image(single):
     """A of the first cell along x: the response lies about its place and is odd in x for an upright crystal."""
-    waves = waves_of(response, "haadf", Probe(200e3, 20.0, edge=3.0), 12.0, (0.0, 0.0))
-    coefficient = np.array([t == ("0:A", 1, 0) for t in response.term], float)
+    waves = waves_of(single, "haadf", Probe(200e3, 20.0, edge=3.0), 12.0, (0.0, 0.0))
+    coefficient = np.array([t == ("0:A", 1, 0) for t in single.term], float)
     offset = np.arange(-1.5, 1.6, 0.25)
     at = np.stack([-2.0 + offset, np.full(len(offset), -2.0)], -1)
     line = np.asarray(image_of(waves, coefficient, at))

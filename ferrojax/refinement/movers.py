@@ -117,7 +117,8 @@ def displaced_box(
                 assert crystal.soft_mode is not None
                 by = by @ np.asarray(crystal.soft_mode, float)[site, :2, :2].T
             position[:, :, :, site, :2] += by
-    return eqx.tree_at(lambda a: a.position, still, jnp.asarray(position.reshape(-1, 3), still.position.dtype))
+    moved = jnp.asarray(position.reshape(-1, 3), still.position.dtype)
+    return eqx.tree_at(lambda a: a.position, still, moved).wrapped()
 
 
 def following(movers: Sequence[Mover], field: Float[np.ndarray, "y x 2"]) -> Float[np.ndarray, "y x movers 2"]:

@@ -28,7 +28,7 @@ from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.refinement.movers import CELLS, Mover, displaced_box, movers_of
-from ferrojax.refinement.specimens import PARITIES, design, specimens, terms_of, turns_of
+from ferrojax.refinement.specimens import PARITIES, design, specimens, terms_of, turns_of, weights
 from ferrojax.refinement.symmetry import Pairs, beam_pairs, plane_operations, turned_pairs
 
 FINEST = 1.35
@@ -103,7 +103,8 @@ def cell_response(
     operations = [np.eye(2, dtype=int)] if single else plane_operations(crystal, b_site)
     turns = turns_of(crystal, movers, operations)
     shifts = specimens(movers, BOXES if single else -(-EVEN_BOXES // len(turns)), turns)
-    rows = design(movers, np.stack([turn.image(one) for one in shifts for turn in turns]))
+    images = np.stack([turn.image(one) for one in shifts for turn in turns])
+    seen = design(movers, images), weights(images)
     draws = _draws(configurations, len(shifts), single)
     depth = int(np.ceil(max(thicknesses) / cell[2] - 1e-6))
     still = displaced_box(crystal, depth, movers, np.zeros_like(shifts[0]))
@@ -133,7 +134,7 @@ def cell_response(
                 for name, operators in found.items():
                     value = tables[lattice].centred(operators)
                     if len(fits[name]) == lattice:
-                        fits[name].append(_Fit(rows, tables[lattice], value.shape))
+                        fits[name].append(_Fit(*seen, tables[lattice], value.shape))
                     if box is None:
                         clean[name] = value
                         fits[name][lattice].add_clean(value)
@@ -220,12 +221,14 @@ class _Table:
 class _Fit:
     """The terms of one detector under one lattice of tilts, as boxes come in."""
 
-    def __init__(self, rows: Float[np.ndarray, "4 images terms"], table: _Table, shape: tuple[int, ...]):
-        """rows: as `design` gives them for the images of all boxes; shape: nodes, exits, pairs."""
-        self.rows, self.table = rows, table
+    def __init__(
+        self, design: Float[np.ndarray, "4 images terms"], weight: np.ndarray, table: _Table, shape: tuple[int, ...]
+    ):
+        """design, weight: of the images of all boxes; shape: nodes, exits, pairs."""
+        self.rows, self.weight, self.table = design * weight[:, None], weight, table
         self.parity = [np.flatnonzero((table.pairs.q % CELLS == p).all(1)) for p in PARITIES]
-        self.solve = [np.linalg.pinv(part) for part in rows]
-        self.moved = np.zeros((rows.shape[2], *shape), np.complex64)
+        self.solve = [np.linalg.pinv(part) for part in self.rows]
+        self.moved = np.zeros((design.shape[2], *shape), np.complex64)
         self.power = np.zeros(len(PARITIES))
         self.still: list[np.ndarray] = []
 
@@ -239,6 +242,7 @@ class _Fit:
         """What a displaced box has beyond the clean one with its phonons."""
         turned = self.table.turned(difference)
         row = slice(box * len(turned), (box + 1) * len(turned))
+        turned *= self.weight[row][:, None, None, None].astype(np.float32)
         for k, at in enumerate(self.parity):
             some = turned[..., at]
             self.moved[..., at] += np.tensordot(self.solve[k][:, row].astype(np.float32), some, 1)

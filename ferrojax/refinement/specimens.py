@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from ferrojax.crystal import Crystal
 from ferrojax.refinement.movers import CELLS, Mover, following, home_of
 
-FARTHEST = 0.2
-"""Å: mean displacements of B in a box reach so far."""
-SCATTER = (0.06, 0.14)
-"""Å rms, of every cell about it, in turn."""
-ASIDE = 0.06
+FARTHEST, LIMIT = 0.2, 0.28
+"""Å: mean displacements of B in a box reach so far, and no single one farther than the second."""
+SCATTER = (0.04, 0.1)
+"""Å rms per axis, of every cell about it, in turn."""
+LEAST = 0.02
+"""Å rms: boxes displaced by less count no more than these."""
+ASIDE = 0.05
 """Å rms, of what moves by itself, or beside what it follows."""
 TRIED = 20
 """Random choices of boxes, of which the best is taken."""
@@ -91,7 +93,7 @@ def specimens(movers: Sequence[Mover], count: int, turns: Sequence[Turn]) -> Flo
         shifts = np.stack([_drawn(movers, i, count, rng) for i in range(count)])
         images = np.stack([turn.image(one) for one in shifts for turn in turns])
         size = 0.0
-        for part in design(movers, images):
+        for part in design(movers, images) * weights(images)[:, None]:
             known = np.linalg.matrix_rank(part) == part.shape[1]
             size += float(np.trace(np.linalg.inv(part.T @ part))) if known else np.inf
         if size < least:
@@ -101,11 +103,17 @@ def specimens(movers: Sequence[Mover], count: int, turns: Sequence[Turn]) -> Flo
     return best
 
 
+def weights(shifts: Float[np.ndarray, "n y x movers 2"]) -> Float[np.ndarray, " n"]:
+    """What a box counts: phonons scatter a response by a share of its own size."""
+    return 1 / np.sqrt((shifts[:, :, :, 0] ** 2).sum(-1).mean((1, 2)) + LEAST**2)
+
+
 def _drawn(movers: Sequence[Mover], number: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """One box: mean displacements fill a disc evenly."""
-    radius, angle = FARTHEST * np.sqrt((number + rng.uniform()) / count), rng.uniform(0, 2 * np.pi)
-    mean = radius * np.array([np.cos(angle), np.sin(angle)])
-    shift = following(movers, mean + SCATTER[number % 2] * rng.normal(size=(CELLS, CELLS, 2)))
+    """One box: mean displacements are as often small as large, because the small ones tell the linear terms."""
+    radius, angle = FARTHEST * (number + rng.uniform()) / count, rng.uniform(0, 2 * np.pi)
+    field = radius * np.array([np.cos(angle), np.sin(angle)]) + SCATTER[number % 2] * rng.normal(size=(CELLS, CELLS, 2))
+    field *= np.minimum(1, LIMIT / np.linalg.norm(field, axis=-1, keepdims=True))
+    shift = following(movers, field)
     for k, mover in enumerate(movers):
         if mover.name != "mode":
             shift[:, :, k] += ASIDE * rng.normal(size=(CELLS, CELLS, 2))
