@@ -37,7 +37,7 @@ DEGREES = (5, 4)
 """Of the polynomials of B's column and of oxygen's."""
 OFFSETS = ((0.0, 0.0), (0.5, 0.5))
 """Of the lattices of tilts that pairs of configurations see in turn, in steps: both have the symmetry of a square."""
-BOXES, EVEN_BOXES = 120, 80
+BOXES, EVEN_BOXES = 120, 160
 """Displaced boxes of a response at a single tilt; and under a lattice of tilts, those that symmetry makes included."""
 CONFIGURATIONS, EVEN_CONFIGURATIONS = 32, 8
 
