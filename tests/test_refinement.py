@@ -134,9 +134,7 @@ def direct(detector: str, probe: Probe, thickness: float, tilt, field: np.ndarra
 @pytest.fixture(scope="module")
 def single():
     """At one tilt, for cells that move apart."""
-    return cell_response(
-        material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, tilt=(0.0, 0.0)
-    )
+    return cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, tilt=(0.0, 0.0))
 
 
 PROBE = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0}, edge=3.0)

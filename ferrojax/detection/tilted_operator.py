@@ -50,7 +50,7 @@ class TiltedOperators(eqx.Module):
     """H of one specimen and detector under several tilts; fields as in DetectorOperator.
 
     matrix: (nodes, exits, beams, beams). tilt: (nodes, 2) mrad (x, y). node: the same in steps of the box's
-    reciprocal lattice, without the offset.
+    reciprocal lattice, without the offset. aperture: (x, y), by which part of a step the beams lie off `beam`.
     """
 
     matrix: Complex[Array, "nodes exits beams beams"]
@@ -60,6 +60,7 @@ class TiltedOperators(eqx.Module):
     grid: Grid = eqx.field(static=True)
     energy: float = eqx.field(static=True)
     max_semiangle: float = eqx.field(static=True)
+    aperture: tuple[float, float] = eqx.field(static=True, default=(0.0, 0.0))
 
     def at(self, index: int) -> DetectorOperator:
         """The operator of one node."""
@@ -76,6 +77,7 @@ def tilted_operators(
     *,
     max_tilt: float,
     offset: tuple[float, float] = (0.0, 0.0),
+    aperture: tuple[float, float] = (0.0, 0.0),
     grid: Grid | None = None,
     single: bool = False,
     batch: int = 16,
@@ -83,7 +85,8 @@ def tilted_operators(
     """H of every detector for every tilt of the lattice within `max_tilt` (mrad), thermally averaged.
 
     offset: (x, y) of the lattice of tilts, in steps of λ / box (3.1 mrad for 8 Å at 200 kV). single: the tilt `offset`
-    alone, whatever its size. Detectors as in `detector_operator`; a finite outer angle must lie within the band limit
+    alone, whatever its size. aperture: (x, y), where between the box's own beams the probe's are taken, in parts of a
+    step: the mean over n × n of them samples the aperture as a box of n times the side does. Detectors as in `detector_operator`; a finite outer angle must lie within the band limit
     by max_tilt as well.
     """
     check_atoms(atoms)
@@ -96,16 +99,18 @@ def tilted_operators(
     for detector in detectors.values():
         check_band(detector, reach - max_tilt)
     check_beams(max_semiangle, reach, max_tilt)
-    offset_grid = Grid(grid.shape, grid.sampling, offset[::-1])
+    whole = np.array(offset) + aperture
+    offset_grid = Grid(grid.shape, grid.sampling, (float(whole[1]), float(whole[0])))
     seen = detection_grid(offset_grid, FRACTION)
-    waves, nodes, beam = _lattice(seen.shape, step, np.array(offset), max_semiangle, None if single else max_tilt)
+    shifts = np.array(offset), np.array(aperture)
+    waves, nodes, beam = _lattice(seen.shape, step, shifts, max_semiangle, None if single else max_tilt)
     partial = weighs(plan, atoms, thermal)
     tables = slice_tables(plan.elements, grid, energy, "renormalised", grid.band_limit(CARRIED, 0.0), partial=partial)
     upright = jnp.zeros(2, tables.carried.dtype)
     limit = offset_grid.band_limit(FRACTION, 0.0)
     kernel = propagator(offset_grid, energy, plan.slice_thickness, upright, limit)
     band = FRACTION * grid.nyquist
-    rings = tuple(_ring(d, seen, nodes, wavelength(energy), band) for d in detectors.values())
+    rings = tuple(_ring(d, seen, nodes, wavelength(energy), band, aperture) for d in detectors.values())
     number = {tuple(w): i for i, w in enumerate(waves)}
     members = jnp.asarray([[number[tuple(a + m)] for a in beam] for m in nodes])
     rows_cols = jnp.asarray(waves[:, ::-1].T % np.array(seen.shape)[:, None])
@@ -126,26 +131,27 @@ def tilted_operators(
             grid,
             energy,
             max_semiangle,
+            aperture,
         )
     return made
 
 
-def _lattice(shape, step, offset, max_semiangle: float, max_tilt: float | None):
-    """Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt (of none but the first without
+def _lattice(shape, step, shifts, max_semiangle: float, max_tilt: float | None):
+    """shifts: of the tilts and of the beams. Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt (of none but the first without
     max_tilt), and of the beams of an aperture."""
     most = (np.array(shape[::-1]) - 1) // 2
     every = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), -1).reshape(-1, 2)
-    angle, tilted = np.hypot(*(every * step).T), np.hypot(*((every + offset) * step).T)
+    tilted, angle = (np.hypot(*((every + shift) * step).T) for shift in shifts)
     nodes = np.zeros((1, 2), int) if max_tilt is None else every[tilted <= max_tilt]
     beam = every[angle < max_semiangle]
     waves = np.unique((beam[:, None] + nodes[None]).reshape(-1, 2), axis=0)
     return waves, nodes, beam
 
 
-def _ring(detector: AnnularDetector, seen: Grid, nodes: np.ndarray, length: float, band: float):
+def _ring(detector: AnnularDetector, seen: Grid, nodes: np.ndarray, length: float, band: float, aperture):
     """Pixels that the detector weighs under any tilt, and its weights there less those of what is lost, (nodes, n)."""
     lost = float(detector.outer == np.inf)
-    upright = detector.weights(Grid(seen.shape, seen.sampling), length)
+    upright = detector.weights(Grid(seen.shape, seen.sampling, (float(aperture[1]), float(aperture[0]))), length)
     weight = np.stack([(np.roll(upright, (y, x), (0, 1)) - lost) * (seen.k < band) for x, y in nodes])
     pixels = np.nonzero((weight != 0).any(0))
     return jnp.asarray(weight[:, *pixels]), tuple(jnp.asarray(i) for i in pixels), jnp.asarray(lost)
