@@ -86,8 +86,8 @@ def tilted_operators(
 
     offset: (x, y) of the lattice of tilts, in steps of λ / box (3.1 mrad for 8 Å at 200 kV). single: the tilt `offset`
     alone, whatever its size. aperture: (x, y), where between the box's own beams the probe's are taken, in parts of a
-    step: the mean over n × n of them samples the aperture as a box of n times the side does. Detectors as in `detector_operator`; a finite outer angle must lie within the band limit
-    by max_tilt as well.
+    step: the mean over n × n such samples the aperture as a box of n times the side does. Detectors as in
+    `detector_operator`; a finite outer angle must lie within the band limit by max_tilt as well.
     """
     check_atoms(atoms)
     grid = Grid.for_box(atoms.box[0], atoms.box[1], SAMPLING) if grid is None else grid
@@ -137,8 +137,8 @@ def tilted_operators(
 
 
 def _lattice(shape, step, shifts, max_semiangle: float, max_tilt: float | None):
-    """shifts: of the tilts and of the beams. Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt (of none but the first without
-    max_tilt), and of the beams of an aperture."""
+    """Integers (n, 2) (x, y) of the waves to propagate, of the nodes of tilt (of none but the first without
+    max_tilt), and of the beams of an aperture. shifts: parts of a step of the tilts, and of the beams."""
     most = (np.array(shape[::-1]) - 1) // 2
     every = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), -1).reshape(-1, 2)
     tilted, angle = (np.hypot(*((every + shift) * step).T) for shift in shifts)

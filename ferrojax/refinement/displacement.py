@@ -283,14 +283,11 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
         around = np.where(neighbour[..., None] >= 0, read[neighbour], read[whole].mean(0))
         inputs = (offset, counts & whole[:, None], data, read, shift, around)
         x, covariance, square = _swept(stacked, layout, mode, inputs, gain)
-        gain *= float(square[whole].sum()) / _freedom(counts[whole], len(images))
+        # pixels less how many parameters the data tell beyond what is known beforehand are free
+        told = len(layout.known) - (np.diagonal(covariance, axis1=1, axis2=2) / layout.known**2).sum(1)
+        gain *= float(square[whole].sum()) / float(np.maximum(counts.sum(1) * len(images) - told, 1)[whole].sum())
         read = x[:, :2]
     return _reading(layout, x, covariance, square, shift + x[:, 2:4], (whole, counts, gain))
-
-
-def _freedom(counts: np.ndarray, detectors: int) -> float:
-    """Pixels less what the data tell of each cell for certain: its displacement, shift, gain and ground."""
-    return float(np.maximum(counts.sum(1) * detectors - 4 - 2 * detectors, 1).sum())
 
 
 def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
