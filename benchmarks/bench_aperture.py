@@ -18,7 +18,7 @@ from ferrojax.grid import Grid
 DEPTH, POINTS, PIXELS = 35, 16, 64
 TILT = (-2.6, -3.3)
 PROBE = fj.Probe(200e3, 20.6, -12.0, {"C12": 8.0, "phi12": 2.1, "C21": 120.0, "phi21": 0.4})
-DETECTORS = {"abf": fj.AnnularDetector(10.5, 20.6), "haadf": fj.AnnularDetector(60, 170)}
+DETECTORS = {"abf": fj.AnnularDetector(10.5, 20.6), "haadf": fj.AnnularDetector(60, 120)}
 REFERENCE = 6
 
 
@@ -49,7 +49,7 @@ def main(folder) -> None:
     for cells, count in ((2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (5, 1)):
         found = np.mean([images(crystal, cells, offset) for offset in offsets(count)], axis=0)
         error = found - found.mean((1, 2), keepdims=True) - centred
-        row = {"cells": cells, "offsets": count**2}
+        row: dict[str, float] = {"cells": cells, "offsets": count**2}
         for k, name in enumerate(DETECTORS):
             row[f"{name}_error_percent"] = float(100 * np.linalg.norm(error[k]) / np.linalg.norm(centred[k]))
             row[f"{name}_mean_percent"] = float(100 * (found[k].mean() / reference[k].mean() - 1))

@@ -69,7 +69,7 @@ def render_box(plan: dict, name: str, box: int, path: Path) -> None:
             if json.loads(str(z["settings"])) != settings(plan, name):
                 sys.exit(f"{path} was made with other settings: move it away, or render into another folder")
             total, done = z["total"], int(z["done"])
-    whole = Grid.for_box(*map(float, atoms.box[:2]), plan["sampling"])
+    whole = Grid.for_box(float(atoms.box[0]), float(atoms.box[1]), plan["sampling"])
     for pair in range(done, plan["pairs"]):
         start = time.time()
         grid = Grid(whole.shape, whole.sampling, OFFSETS[pair % len(OFFSETS)])
