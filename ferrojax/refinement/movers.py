@@ -1,8 +1,8 @@
 """What of a cell moves as one, and how it follows the displacement of B.
 
 Columns are what responds: B with the oxygen that projects onto it, every other oxygen column, A. An oxygen between two
-cells follows the mean of their displacements, which a response of whole cells cannot say to second order: half of the
-square of a displacement from either cell is half of what both make together (PbTiO3's ABF response was 40 to 80 % off).
+cells follows the mean of their displacements. Taken for what each cell does by itself, half of the square of its
+displacement would be missing (ABF of uniform PbTiO3: 40 to 80 % off).
 """
 
 from collections.abc import Sequence
