@@ -18,9 +18,9 @@ from ferrojax.image import Image
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
-from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell
+from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell, specimens
 from ferrojax.refinement.mean_cell import harmonics
-from ferrojax.refinement.movers import REACH, following
+from ferrojax.refinement.movers import following
 from ferrojax.refinement.recording import weights_of_mean
 from ferrojax.refinement.scene import Terms, image_of, powers, tilt_weights, waves_of
 from ferrojax.refinement.symmetry import beam_pairs, plane_operations
@@ -30,6 +30,12 @@ DETECTORS = {"haadf": AnnularDetector(60, np.inf), "abf": AnnularDetector(11, 21
 PLANES = [4.0, 8.0, 12.0, 16.0]
 SOURCE = 0.4
 """Å rms; what a source this small lets through is what the response keeps."""
+
+
+def still(name: str):
+    """A crystal whose atoms hardly vibrate: what is compared is then free of phonons' noise."""
+    crystal = material(name)
+    return eqx.tree_at(lambda c: c.thermal_rms, crystal, 0 * crystal.thermal_rms + 1e-4)
 
 
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (0.5, 0.25)])
@@ -133,18 +139,33 @@ def test_the_point_symmetry_seen_along_the_beam(name, count):
     assert len(plane_operations(longer, b_site * [1.0, 1.1])) == count / 2
 
 
+def small_response(**options):
+    """Of columns at rest, which are so sharp that polynomials follow displacements of a few pm alone: of such boxes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("FARTHEST", 0.02), ("LIMIT", 0.03), ("SCATTER", (0.004, 0.008)), ("ASIDE", 0.004)):
+            patch.setattr(specimens, name, value)
+        patch.setattr(specimens, "LEAST", 0.002)
+        return cell_response(
+            still("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, configurations=2, **options
+        )
+
+
 @pytest.fixture(scope="module")
 def response():
-    return cell_response(
-        material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, max_tilt=3.2, configurations=4
-    )
+    return small_response(max_tilt=3.2)
+
+
+@pytest.fixture(scope="module")
+def single():
+    """At one tilt, for cells that move apart."""
+    return small_response(tilt=(0.0, 0.0))
 
 
 def direct(detector: str, probe: Probe, thickness: float, tilt, field: np.ndarray, size: int = 32) -> np.ndarray:
     """(size, size): the periodic image of a displaced box of 2 × 2 cells, by its own operator, B of cell 0 at 0, 0."""
-    atoms = displaced_supercell(material("BaTiO3"), field, 4)
+    atoms = displaced_supercell(still("BaTiO3"), field, 4)
     plan = plan_slices(atoms, 2.001, [thickness])
-    operator = detector_operator(atoms, 200e3, 22.0, DETECTORS[detector], FastThermal(64, 5), plan, tilt=tilt)
+    operator = detector_operator(atoms, 200e3, 22.0, DETECTORS[detector], FastThermal(2), plan, tilt=tilt)
     spectrum = np.asarray(operator_spectrum(operator, probe, size)[0])
     k = np.fft.fftfreq(size, 1 / size)
     to_b = np.exp(2j * np.pi * (k[:, None] + k[None]) * 0.25)
@@ -152,40 +173,31 @@ def direct(detector: str, probe: Probe, thickness: float, tilt, field: np.ndarra
     return np.fft.ifft2(spectrum * to_b * blur).real * size**2
 
 
-@pytest.fixture(scope="module")
-def single():
-    """At one tilt, for cells that move apart."""
-    return cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, tilt=(0.0, 0.0))
-
-
 PROBE = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0}, edge=3.0)
 EVERYWHERE = np.stack(np.meshgrid(*[np.arange(32) * 8.0 / 32] * 2), -1).reshape(-1, 2)
 
 
-@pytest.mark.study
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("tilt", [(0.0, 0.0), (-3.13, 0.0)])
 def test_cells_that_move_alike_are_the_clean_image_and_the_response(response, detector, tilt):
-    """Through symmetry, oxygen between cells, optics and exit planes; phonons of two pairs scatter so thin a
-    crystal's response by a fifth (HAADF)."""
+    """Through symmetry, oxygen between cells, optics and exit planes."""
     tilt = tuple(response.tilt[np.argmin(np.linalg.norm(response.tilt - tilt, axis=1))])
     moved = np.zeros((2, 2, 3))
-    moved[..., :2] = 0.02, -0.11
+    moved[..., :2] = 0.003, -0.015
     waves = waves_of(response, detector, PROBE, 12.0, tilt)
     term = Terms.made(response)
-    p = {"displacement_x": 0.02, "displacement_y": -0.11, "spread": 0.0, "mode": 1.0}
+    p = {"displacement_x": 0.003, "displacement_y": -0.015, "spread": 0.0, "mode": 1.0}
     weight = np.asarray(weights_of_mean(p, term)) * np.where(term.of < 0, 1, 4)
     source = (SOURCE**2, SOURCE**2, 0.0)
     clean = np.asarray(image_of(waves, np.where(term.of < 0, 1.0, 0.0), EVERYWHERE, source)).reshape(32, 32)
     found = np.asarray(image_of(waves, np.where(term.of < 0, 0.0, weight), EVERYWHERE, source)).reshape(32, 32)
     before = direct(detector, PROBE, 12.0, tilt, np.zeros((2, 2, 3)))
     expected = direct(detector, PROBE, 12.0, tilt, moved) - before
-    assert np.linalg.norm(clean - before) < 0.15 * np.linalg.norm(before - before.mean())
-    assert np.linalg.norm(found - expected) < 0.4 * np.linalg.norm(expected)
-    assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=0.15)
+    assert np.linalg.norm(clean - before) < 0.01 * np.linalg.norm(before - before.mean())
+    assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
+    assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=0.12)
 
 
-@pytest.mark.study
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_cells_that_move_apart_are_the_sum_of_their_columns(single, detector):
     """Cell by cell their own displacement; oxygen between two goes by their mean."""
@@ -194,9 +206,9 @@ def test_cells_that_move_apart_are_the_sum_of_their_columns(single, detector):
     waves = waves_of(single, detector, PROBE, 12.0, (0.0, 0.0))
     source = (SOURCE**2, SOURCE**2, 0.0)
     before = direct(detector, PROBE, 12.0, (0.0, 0.0), np.zeros((2, 2, 3)))
-    for mean in (np.zeros(2), np.array([0.1, -0.06])):
+    for mean in (np.zeros(2), np.array([0.012, -0.008])):
         field = np.zeros((2, 2, 3))
-        field[..., :2] = mean + 0.05 * rng.normal(size=(2, 2, 2))
+        field[..., :2] = mean + 0.005 * rng.normal(size=(2, 2, 2))
         shift = following(single.mover, field[..., :2])
         found = np.zeros(len(EVERYWHERE))
         for (y, x), (k, mover) in product(np.ndindex(2, 2), enumerate(single.mover)):
@@ -205,8 +217,8 @@ def test_cells_that_move_apart_are_the_sum_of_their_columns(single, detector):
             found += np.asarray(image_of(waves, weight, EVERYWHERE - 4.0 * np.array([x, y]), source))
         expected = direct(detector, PROBE, 12.0, (0.0, 0.0), field) - before
         found = found.reshape(32, 32)
-        assert np.linalg.norm(found - expected) < 0.4 * np.linalg.norm(expected)
-        assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=0.15)
+        assert np.linalg.norm(found - expected) < 0.25 * np.linalg.norm(expected)
+        assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=0.25)
 
 
 def test_products_are_in_full_precision(response):
@@ -222,7 +234,6 @@ def test_products_are_in_full_precision(response):
         assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
 
 
-@pytest.mark.study
 def test_a_column_by_itself_moves_its_own_image(single):
     """A of the first cell along x: the response lies about its place and is odd in x for an upright crystal."""
     waves = waves_of(single, "haadf", Probe(200e3, 20.0, edge=3.0), 12.0, (0.0, 0.0))
@@ -230,7 +241,7 @@ def test_a_column_by_itself_moves_its_own_image(single):
     offset = np.arange(-1.5, 1.6, 0.25)
     at = np.stack([-2.0 + offset, np.full(len(offset), -2.0)], -1)
     line = np.asarray(image_of(waves, coefficient, at))
-    np.testing.assert_allclose(line, -line[::-1], atol=0.3 * np.abs(line).max())
+    np.testing.assert_allclose(line, -line[::-1], atol=0.02 * np.abs(line).max())
     assert line[offset > 0].sum() > 0  # moved to the right: brighter on the right
     elsewhere = np.asarray(image_of(waves, coefficient, at + np.array([4.0, 0.0])))
     assert np.abs(elsewhere).max() < 0.2 * np.abs(line).max()
@@ -265,32 +276,24 @@ def test_configurations_are_pairs():
         cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, configurations=3)
 
 
-def known_mean_cell(response, detector: str, probe: Probe, thickness: float, tilt, shift) -> MeanCell:
-    """Of cells that are all displaced alike, summed from the response by hand."""
-    waves = waves_of(response, detector, probe, thickness, tilt)
-    total = np.zeros(len(waves.q), complex)
-    for (who, x, y), value in zip(response.term, np.asarray(waves.value), strict=True):
-        if who == "clean":
-            total += value
-            continue
-        mover = next(m for m in response.mover if m.name == who)
-        by = np.array(mover.follow) @ np.array(shift) / mover.unit
-        if np.any(mover.follow):
-            total += 4 * by[0] ** x * by[1] ** y * value
-    blur = np.exp(-2 * np.pi**2 * SOURCE**2 * ((waves.q / np.array(waves.box)) ** 2).sum(1))
-    place = {tuple(k): v for k, v in zip((waves.q // 2).tolist(), total * blur, strict=True)}
+def known_mean_cell(detector: str, probe: Probe, thickness: float, tilt, shift) -> MeanCell:
+    """Of a box whose cells are all displaced alike, by its own operator."""
+    field = np.zeros((2, 2, 3))
+    field[..., :2] = shift
+    coefficient = np.fft.fft2(direct(detector, probe, thickness, tilt, field)) / 32**2
     q = harmonics((4.0, 4.0), 1.0)
-    return MeanCell(np.array([place[tuple(k)] for k in q.tolist()]), np.full((len(q), 2), 2e-5), q, 100)
+    return MeanCell(coefficient[2 * q[:, 1], 2 * q[:, 0]], np.full((len(q), 2), 2e-5), q, 100)
 
 
 def test_the_recording_of_a_known_cell_is_found(response):
     """Nothing of it is told: the prior of every parameter lies elsewhere."""
     probe = Probe(200e3, 20.0, 15.0, {"C12": 12.0, "phi12": 0.4}, edge=1.0)
-    tilt = tuple(0.9 * response.tilt[np.argmax(response.tilt @ [1.0, 0.2])])
-    shift = (REACH / 2, -REACH / 2)
-    cells = {name: known_mean_cell(response, name, probe, 12.0, tilt, shift) for name in DETECTORS}
+    tilt = tuple(response.tilt[np.argmax(response.tilt @ [1.0, 0.2])])
+    shift = (0.012, -0.012)
+    cells = {name: known_mean_cell(name, probe, 12.0, tilt, shift) for name in DETECTORS}
     priors = {"thickness": (9.0, 4.0), "semiangle": (20.3, 0.5), "spread": (1e-3, 1e-3)}
-    found = fit_recording(cells, material("BaTiO3"), response, priors=priors, discrepancy=2e-3)
+    priors |= {f"displacement_{k}": (0.0, 0.015) for k in "xy"}  # what the small boxes reach
+    found = fit_recording(cells, still("BaTiO3"), response, priors=priors, discrepancy=2e-3)
     truth = {
         "thickness": 12.0, "tilt_x": tilt[0], "tilt_y": tilt[1], "defocus": 15.0, "semiangle": 20.0,
         "astigmatism_x": 12.0 * np.cos(0.8), "astigmatism_y": 12.0 * np.sin(0.8),
@@ -353,10 +356,10 @@ def test_mean_cells_of_other_scans_or_without_intensity_are_refused(response):
 
 def test_a_cell_that_no_recording_makes_is_told(response):
     """Coefficients turned by phases that no centre of symmetry, tilt or displacement gives."""
-    cell = known_mean_cell(response, "haadf", Probe(200e3, 20.0, edge=1.0), 12.0, (0.0, 0.0), (0.0, 0.0))
+    cell = known_mean_cell("haadf", Probe(200e3, 20.0, edge=1.0), 12.0, (0.0, 0.0), (0.0, 0.0))
     turn = np.exp(1j * np.random.default_rng(0).uniform(-3, 3, len(cell.q)) * cell.q.any(1))
     strange = cell._replace(value=cell.value * turn)
-    found = fit_recording({"haadf": strange}, material("BaTiO3"), response, discrepancy=2e-3)
+    found = fit_recording({"haadf": strange}, still("BaTiO3"), response, discrepancy=2e-3)
     assert any("misfit" in note for note in found.notes)
 
 
