@@ -10,7 +10,7 @@ import pytest
 
 from ferrojax.constants import wavelength
 from ferrojax.crystal import displaced_supercell, material, mixed_crystal
-from ferrojax.detection import AnnularDetector, detector_operator, operator_spectrum
+from ferrojax.detection import AnnularDetector, Scan, detector_operator, operator_spectrum, simulate
 from ferrojax.detection.tilted_operator import tilted_operators
 from ferrojax.errors import InputError
 from ferrojax.grid import Grid
@@ -19,6 +19,7 @@ from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
 from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell, specimens
+from ferrojax.refinement import response as responses
 from ferrojax.refinement.mean_cell import harmonics
 from ferrojax.refinement.movers import following
 from ferrojax.refinement.recording import weights_of_mean
@@ -139,12 +140,16 @@ def test_the_point_symmetry_seen_along_the_beam(name, count):
     assert len(plane_operations(longer, b_site * [1.0, 1.1])) == count / 2
 
 
+def small_boxes(patch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FARTHEST", 0.02), ("LIMIT", 0.03), ("SCATTER", (0.004, 0.008)), ("ASIDE", 0.004)):
+        patch.setattr(specimens, name, value)
+    patch.setattr(specimens, "LEAST", 0.002)
+
+
 def small_response(**options):
     """Of columns at rest, which are so sharp that polynomials follow displacements of a few pm alone: of such boxes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("FARTHEST", 0.02), ("LIMIT", 0.03), ("SCATTER", (0.004, 0.008)), ("ASIDE", 0.004)):
-            patch.setattr(specimens, name, value)
-        patch.setattr(specimens, "LEAST", 0.002)
+        small_boxes(patch)
         return cell_response(
             still("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, configurations=2, **options
         )
@@ -219,6 +224,40 @@ def test_cells_that_move_apart_are_the_sum_of_their_columns(single, detector):
         found = found.reshape(32, 32)
         assert np.linalg.norm(found - expected) < 0.25 * np.linalg.norm(expected)
         assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=0.25)
+
+
+@pytest.mark.study
+def test_a_response_samples_the_aperture_as_a_box_of_thrice_the_side_does():
+    """ABF of the clean cell against nine times as many cells; the box's own beams are far off."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_boxes(patch)
+        patch.setattr(responses, "DEGREES", (1, 1))
+        patch.setattr(responses, "BOXES", 18)
+        found = {
+            n: cell_response(
+                still("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_semiangle=22.0, configurations=n,
+                tilt=(0.0, 0.0),
+            )
+            for n in (2, 18)
+        }  # fmt: skip
+    assert len(found[18].aperture) == 9
+    atoms = displaced_supercell(still("BaTiO3"), np.zeros((6, 6, 3)), 4)
+    scan = Scan.grid((2.0, 2.0), (10.0, 10.0), (32, 32))
+    expected = simulate(
+        atoms, PROBE, scan, DETECTORS, thermal=FastThermal(2), slice_thickness=2.001, window=None, sampling=0.1
+    )
+    exact = np.fft.fft2(np.asarray(expected["abf"].data))
+    low = np.abs(np.fft.fftfreq(32, 1 / 8)) < 1.02  # the response keeps no finer detail
+    seen = np.outer(low, low)
+    seen[0, 0] = False
+    error = {}
+    for n, response in found.items():
+        waves = waves_of(response, "abf", PROBE, 16.0, (0.0, 0.0))
+        clean = np.where(Terms.made(response).of < 0, 1.0, 0.0)
+        image = np.fft.fft2(np.asarray(image_of(waves, clean, EVERYWHERE)).reshape(32, 32))
+        error[n] = np.linalg.norm((image - exact)[seen]) / np.linalg.norm(exact[seen])
+    assert error[2] > 0.08
+    assert error[18] < 0.02
 
 
 def test_products_are_in_full_precision(response):

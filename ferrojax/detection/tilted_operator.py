@@ -64,7 +64,8 @@ class TiltedOperators(eqx.Module):
 
     def at(self, index: int) -> DetectorOperator:
         """The operator of one node."""
-        return DetectorOperator(self.matrix[index], self.beam, self.grid, self.energy, self.max_semiangle)
+        grid = Grid(self.grid.shape, self.grid.sampling, self.aperture[::-1])
+        return DetectorOperator(self.matrix[index], self.beam, grid, self.energy, self.max_semiangle)
 
 
 def tilted_operators(

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Complex, Float
+from jaxtyping import Array, ArrayLike, Complex, Float, Int
 
 from ferrojax.checks import check_numbers, real_number, real_numbers
 from ferrojax.constants import wavelength
@@ -192,3 +192,14 @@ def probe_spectrum(probe: Probe, grid: Grid, defocus_offset: float | Array = 0.0
         aperture = (alpha < limit).astype(alpha.dtype)
     wave = aperture * jnp.exp(-2j * jnp.pi / probe.wavelength * phase)
     return wave / jnp.sqrt((aperture**2).sum())
+
+
+def beam_spectrum(
+    probe: Probe, beam: Int[np.ndarray, "n 2"], aperture: tuple[float, float], box: tuple[float, float]
+) -> Complex[Array, " n"]:
+    """`probe_spectrum` at waves (x, y) of a box of (x, y) Å alone, in steps of 1/box, that lie off these by `aperture`
+    (x, y), with unit norm over all such waves."""
+    size = 2 * int(np.abs(beam).max()) + 4
+    grid = Grid((size, size), (box[1] / size, box[0] / size), (aperture[1], aperture[0]))
+    x, y = beam.T
+    return probe_spectrum(probe, grid)[y, x]

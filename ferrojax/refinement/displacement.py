@@ -294,6 +294,7 @@ def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
     """Parameters (n, k), their covariances, and χ² of the cells, a batch at a time, all of one shape."""
     n = len(inputs[0])
     many = -(-n // BATCH) * BATCH
+    mode, gain = np.asarray(mode), np.asarray(gain)  # numbers would be known as programs are compiled, once for each
     padded = [np.concatenate([v, np.repeat(v[:1], many - n, 0)]) for v in inputs]
     batches = [v.reshape(many // BATCH, BATCH, *v.shape[1:]) for v in padded]
     found = [_batch(seen, layout, mode, gain, *each) for each in zip(*batches, strict=True)]

@@ -5,6 +5,7 @@ displacement look alike; what the data leave open stays at what was known before
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -95,12 +96,14 @@ def alike(response: CellResponse) -> CellResponse:
     kept = np.array([k < 0 or k == term.b or term.mover[k].follows for k in term.of])
     many = np.where(term.of[kept] < 0, 1.0, CELLS**2)[:, None, None, None]
     coefficient = {name: value[kept][..., even] * many for name, value in response.coefficient.items()}
-    noise = {name: value[kept] for name, value in response.noise.items()}
-    return CellResponse(
-        coefficient, noise, response.thickness, response.tilt, response.beam, response.pair[even], response.q[even],
-        tuple(t for t, k in zip(response.term, kept, strict=True) if k), response.mover, response.box, response.energy,
-        response.max_semiangle, response.crystal,
-    )  # fmt: skip
+    return replace(
+        response,
+        coefficient=coefficient,
+        noise={name: value[kept] for name, value in response.noise.items()},
+        pair=response.pair[even],
+        q=response.q[even],
+        term=tuple(t for t, k in zip(response.term, kept, strict=True) if k),
+    )
 
 
 def fit_recording(

@@ -11,8 +11,7 @@ from jaxtyping import Array, Complex, Float, Int
 from ferrojax.detection import at_thickness
 from ferrojax.detection.operator import check_probe
 from ferrojax.errors import InputError, is_traced
-from ferrojax.grid import Grid
-from ferrojax.optics import Probe, probe_spectrum
+from ferrojax.optics import Probe, beam_spectrum
 from ferrojax.products import EXACT
 from ferrojax.refinement.movers import Mover
 from ferrojax.refinement.response import DEGREES, CellResponse
@@ -98,10 +97,10 @@ def operators_at(response: CellResponse, detector: str, thickness, tilt) -> Comp
 def waves_from(response: CellResponse, table: Complex[Array, "terms pairs"], probe: Probe) -> Waves:
     """What `operators_at` gave, under a probe."""
     unique, place = np.unique(response.q, axis=0, return_inverse=True)
-    size = 2 * int(np.abs(response.beam).max()) + 2
-    grid = Grid((size, size), (response.box[1] / size, response.box[0] / size))
-    x, y = response.beam.T
-    spectrum = probe_spectrum(probe, grid)[y, x]
+    spectrum = jnp.concatenate(
+        [beam_spectrum(probe, response.beam[response.group == k], aperture, response.box)
+         for k, aperture in enumerate(response.aperture)]
+    )  # fmt: skip
     pair = jnp.conj(spectrum[response.pair[:, 0]]) * spectrum[response.pair[:, 1]]
     value = jnp.zeros((len(response.term), len(unique)), table.dtype).at[:, place.ravel()].add(table * pair)
     return Waves(value, unique, response.box)

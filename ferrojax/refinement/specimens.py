@@ -15,11 +15,11 @@ from ferrojax.refinement.movers import CELLS, Mover, following, home_of
 
 FARTHEST, LIMIT = 0.2, 0.28
 """Å: mean displacements of B in a box reach so far, and no single one farther than the second."""
-SCATTER = (0.04, 0.1)
+SCATTER = (0.04, 0.08)
 """Å rms per axis, of every cell about it, in turn."""
 LEAST = 0.02
 """Å rms: boxes displaced by less count no more than these."""
-ASIDE = 0.05
+ASIDE = 0.03
 """Å rms, of what moves by itself, or beside what it follows."""
 TRIED = 20
 """Random choices of boxes, of which the best is taken."""
