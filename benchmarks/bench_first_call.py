@@ -2,9 +2,9 @@
 
 usage: python benchmarks/bench_first_call.py [OUT_FOLDER]                      (about 3 minutes)
        python benchmarks/bench_first_call.py against CHECKOUT [OUT_FOLDER]     (3 minutes: beside another commit)
-Every line is a process of its own. simulate: BaTiO3 5 × 5 cells, 20 thick, whole box, 8 × 8 probes, HAADF and ABF, at rest and
-with two configurations of FastThermal. columns: `find_columns` in a noisy phantom of BaTiO3 [001]. import: of ferrojax
-and JAX alone, which is in none of the others. cold: no programs are kept; kept: the same call in the next process;
+Every line is a process of its own. simulate: BaTiO3 5 × 5 cells, 20 thick, whole box, 8 × 8 probes, HAADF and ABF, at
+rest and with two configurations of FastThermal. columns: `find_columns` in a noisy phantom of BaTiO3. import: ferrojax
+and JAX alone, in none of the others. cold: no programs are kept; kept: the same call in the next process;
 other: with the programs kept, an image of other sides and another magnification, and a scan of another start; second:
 the same call once more in the process.
 """

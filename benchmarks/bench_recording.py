@@ -20,7 +20,7 @@ from common import RESULTS, write_result
 
 import ferrojax as fj
 from ferrojax.polarization import CellFrames
-from ferrojax.refinement import MeanCell, Recording, cell_response, fit_recording, mean_cell
+from ferrojax.refinement import MeanCell, Recording, cell_response, fit_mean_cells, mean_cell
 
 FARTHEST = 1.2
 """1/Å of the mean cell's coefficients."""
@@ -97,7 +97,7 @@ def main(path: Path, folder: str | Path = RESULTS) -> None:
         for name, some in {"haadf": ["haadf"], "haadf + abf": list(cells)}.items():
             start = perf_counter()
             priors = {"semiangle": (semiangle + 0.3, 0.5), "registration_x": (0.0, 0.02), "registration_y": (0.0, 0.02)}
-            found = fit_recording({k: cells[k] for k in some}, crystal, response, priors=priors)
+            found = fit_mean_cells({k: cells[k] for k in some}, crystal, response, priors=priors)
             rows[name] = row(found, truth, perf_counter() - start)
             for key, one in rows[name]["parameters"].items():
                 print(f"{name:12} {key:18}", *(f"{k} {v:.3f}" for k, v in one.items() if v is not None))

@@ -83,3 +83,6 @@ from .polarization import perovskite_cells as perovskite_cells
 from .polarization import segment_domains as segment_domains
 from .polarization import strain as strain
 from .polarization import winding_number as winding_number
+from .refinement import ScanRecording as ScanRecording
+from .refinement import cell_response as cell_response
+from .refinement import fit_recording as fit_recording

@@ -138,11 +138,13 @@ def test_a_predictor_answers_in_the_frame_of_the_image(response):
     shift = field()
     image, cells = drawn(response, "haadf", shift, None)
     microscope = Microscope(recording(["haadf"]), response, material("BaTiO3"))
-    found, covariance = microscope.predict(image, cells)
+    found, covariance, structural, common, _ = microscope.predict(image, cells)
     own = microscope.read(image, cells)
     turn = np.asarray(cells.rotation)
     np.testing.assert_allclose(np.asarray(found), own.displacement @ turn.T, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(covariance), turn @ own.covariance @ turn.T, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(covariance), turn @ (own.covariance + own.structural) @ turn.T, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(structural), turn @ own.structural @ turn.T, atol=1e-6)
+    assert np.asarray(common) == pytest.approx(0)  # the recording is known
 
 
 def test_cells_that_reach_beyond_the_image_are_not_read(response):

@@ -17,12 +17,19 @@ from ferrojax.grid import Grid
 from ferrojax.image import Image
 from ferrojax.multislice import FastThermal, plan_slices
 from ferrojax.optics import Probe
-from ferrojax.polarization import CellFrames
-from ferrojax.refinement import MeanCell, cell_response, fit_recording, mean_cell, specimens
+from ferrojax.polarization import CellFrames, map_polarization
+from ferrojax.refinement import (
+    MeanCell,
+    cell_response,
+    fit_recording,
+    mean_cell,
+    scan_recording,
+    specimens,
+)
 from ferrojax.refinement import response as responses
 from ferrojax.refinement.mean_cell import harmonics
 from ferrojax.refinement.movers import following
-from ferrojax.refinement.recording import weights_of_mean
+from ferrojax.refinement.recording import fit_mean_cells, weights_of_mean
 from ferrojax.refinement.scene import Terms, image_of, powers, tilt_weights, waves_of
 from ferrojax.refinement.symmetry import beam_pairs, plane_operations
 from tests.test_products import products
@@ -332,7 +339,7 @@ def test_the_recording_of_a_known_cell_is_found(response):
     cells = {name: known_mean_cell(name, probe, 12.0, tilt, shift) for name in DETECTORS}
     priors = {"thickness": (9.0, 4.0), "semiangle": (20.3, 0.5), "spread": (1e-3, 1e-3)}
     priors |= {f"displacement_{k}": (0.0, 0.015) for k in "xy"}  # what the small boxes reach
-    found = fit_recording(cells, still("BaTiO3"), response, priors=priors, discrepancy=2e-3)
+    found = fit_mean_cells(cells, still("BaTiO3"), response, priors=priors, discrepancy=2e-3)
     truth = {
         "thickness": 12.0, "tilt_x": tilt[0], "tilt_y": tilt[1], "defocus": 15.0, "semiangle": 20.0,
         "astigmatism_x": 12.0 * np.cos(0.8), "astigmatism_y": 12.0 * np.sin(0.8),
@@ -350,6 +357,86 @@ def test_the_recording_of_a_known_cell_is_found(response):
     assert found.notes == ()
 
 
+@pytest.mark.study
+def test_a_scan_is_mapped_through_the_recording_that_was_found_in_it(response):
+    """From two images to the map, nothing told but the priors; a tilt that shifts columns as a polarization would."""
+    probe = Probe(200e3, 20.0, 15.0, edge=1.0)
+    tilt = tuple(response.tilt[np.argmax(response.tilt @ [1.0, 0.2])])
+    shift, crystal = np.array([0.012, -0.012]), still("BaTiO3")
+    field = np.concatenate([np.tile(shift, (2, 2, 1)), np.zeros((2, 2, 1))], -1)
+    images = {}
+    for name in DETECTORS:
+        data = np.tile(direct(name, probe, 12.0, tilt, field), (6, 6))
+        images[name] = Image(data / data.mean() * 2000, (0.25, 0.25), name=name)
+    priors = {"thickness": (9.0, 4.0), "spread": (1e-3, 1e-3)} | {f"displacement_{k}": (0.0, 0.015) for k in "xy"}
+    found = fit_recording(
+        images, crystal, detectors=DETECTORS, energy=200e3, semiangle=20.3, priors=priors, response=response
+    )
+    assert abs(found.value["thickness"] - 12.0) < 1.0
+    assert abs(found.value["tilt_x"] - tilt[0]) < 3 * found.error["tilt_x"] < 3.0
+    assert found.identified["defocus"]
+    columns = map_polarization(images["haadf"], crystal)
+    with pytest.MonkeyPatch.context() as patch:
+        small_boxes(patch)
+        patch.setattr(scan_recording, "THINNEST", 2)
+        patch.setattr(scan_recording, "NEAR", (-1, 0, 1))
+        pmap = map_polarization(images["haadf"], crystal, method="microscope", recording=found)
+    good = np.asarray(pmap.valid)
+    error = [
+        np.linalg.norm(np.asarray(m.displacement)[good].mean(0) - shift) for m in (columns, pmap)
+    ]  # the image's axes are the crystal's
+    assert pmap.structural_covariance is not None
+    assert pmap.common_covariance is not None
+    assert error[1] < error[0]
+    assert error[1] < 3 * np.sqrt(np.trace(np.asarray(pmap.common_covariance))) < 0.03
+    total, part = (np.linalg.eigvalsh(np.asarray(v)[good]) for v in (pmap.covariance, pmap.structural_covariance))
+    assert (part > 0).all()
+    assert (part <= total * (1 + 1e-5)).all()
+    assert np.linalg.eigvalsh(np.asarray(pmap.common_covariance)).min() > 0
+    assert dict(pmap.provenance)["method"] == "read through the microscope"
+    other = Image(np.asarray(images["haadf"].data) + 1.0, (0.25, 0.25))
+    with pytest.raises(InputError, match="image: is none that the recording was fitted to"):
+        map_polarization(other, crystal, method="microscope", recording=found)
+    with pytest.raises(InputError, match="recording: is of another crystal than PbTiO3"):
+        map_polarization(images["haadf"], "PbTiO3", method="microscope", recording=found)
+    poor = found._replace(fit=found.fit._replace(misfit=5.0))
+    with pytest.raises(InputError, match=r"recording: does not explain its images: misfit 5\.0"):
+        map_polarization(images["haadf"], crystal, method="microscope", recording=poor)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "microscop"}, "method: is unknown .*choose from columns, microscope"),
+        ({"method": "microscope"}, "recording: is no recording that was fitted"),
+        ({"recording": 3}, "recording: is what columns do not use"),
+    ],
+)
+def test_a_method_without_what_it_needs_is_refused(options, match):
+    with pytest.raises(InputError, match=match):
+        map_polarization(Image(np.zeros((64, 64)), (0.2, 0.2)), "PbTiO3", **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"images": {}}, "images: names no image"),
+        ({"detectors": {"abf": AnnularDetector(11, 21)}}, "detectors: has none for the image 'haadf'"),
+        ({"zone": (1, 1, 0)}, "zone: is not fitted yet"),
+        ({"semiangle": -2.0}, "semiangle: must be positive"),
+        (
+            {"images": {k: Image(np.zeros((n, 64)), (0.2, 0.2)) for k, n in (("haadf", 64), ("abf", 32))}},
+            r"images: has shape \(32, 64\), not \(64, 64\)",
+        ),
+    ],
+)
+def test_scans_that_cannot_be_fitted_are_refused(response, given, match):
+    blank = {"haadf": Image(np.zeros((64, 64)), (0.2, 0.2))}
+    options = {"images": blank, "detectors": DETECTORS, "energy": 200e3, "response": response} | given
+    with pytest.raises(InputError, match=match):
+        fit_recording(crystal="BaTiO3", **options)
+
+
 @pytest.mark.parametrize(
     ("priors", "match"),
     [
@@ -362,14 +449,14 @@ def test_priors_that_say_nothing_are_refused(response, priors, match):
     q = harmonics((4.0, 4.0), 1.0)
     cell = MeanCell(np.ones(len(q), complex), np.ones((len(q), 2)), q, 10)
     with pytest.raises(InputError, match=match):
-        fit_recording({"haadf": cell}, material("BaTiO3"), response, priors=priors)
+        fit_mean_cells({"haadf": cell}, material("BaTiO3"), response, priors=priors)
 
 
 def test_a_detector_that_was_not_simulated_is_refused(response):
     q = harmonics((4.0, 4.0), 1.0)
     cell = MeanCell(np.ones(len(q), complex), np.ones((len(q), 2)), q, 10)
     with pytest.raises(InputError, match=r"cells: is no detector of the response .*bf.*haadf, abf"):
-        fit_recording({"bf": cell}, material("BaTiO3"), response)
+        fit_mean_cells({"bf": cell}, material("BaTiO3"), response)
 
 
 def test_mean_cells_of_other_scans_or_without_intensity_are_refused(response):
@@ -380,17 +467,17 @@ def test_mean_cells_of_other_scans_or_without_intensity_are_refused(response):
         (cell._replace(value=-cell.value), "cells: has no intensity"),
     ):
         with pytest.raises(InputError, match=match):
-            fit_recording({"haadf": cell, "abf": other}, material("BaTiO3"), response)
+            fit_mean_cells({"haadf": cell, "abf": other}, material("BaTiO3"), response)
     wide = harmonics((4.0, 4.0), 2.0)
     wide = MeanCell(np.ones(len(wide), complex), np.ones((len(wide), 2)), wide, 10)
     with pytest.raises(InputError, match="cells: holds coefficients beyond those of the response"):
-        fit_recording({"haadf": wide}, material("BaTiO3"), response)
+        fit_mean_cells({"haadf": wide}, material("BaTiO3"), response)
     with pytest.raises(InputError, match="response: is not of PbTiO3"):
-        fit_recording({"haadf": cell}, material("PbTiO3"), response)
+        fit_mean_cells({"haadf": cell}, material("PbTiO3"), response)
     with pytest.raises(InputError, match="discrepancy: must be positive"):
-        fit_recording({"haadf": cell}, material("BaTiO3"), response, discrepancy=0.0)
+        fit_mean_cells({"haadf": cell}, material("BaTiO3"), response, discrepancy=0.0)
     with pytest.raises(InputError, match="cells: names no detector"):
-        fit_recording({}, material("BaTiO3"), response)
+        fit_mean_cells({}, material("BaTiO3"), response)
 
 
 def test_a_cell_that_no_recording_makes_is_told(response):
@@ -398,7 +485,7 @@ def test_a_cell_that_no_recording_makes_is_told(response):
     cell = known_mean_cell("haadf", Probe(200e3, 20.0, edge=1.0), 12.0, (0.0, 0.0), (0.0, 0.0))
     turn = np.exp(1j * np.random.default_rng(0).uniform(-3, 3, len(cell.q)) * cell.q.any(1))
     strange = cell._replace(value=cell.value * turn)
-    found = fit_recording({"haadf": strange}, still("BaTiO3"), response, discrepancy=2e-3)
+    found = fit_mean_cells({"haadf": strange}, still("BaTiO3"), response, discrepancy=2e-3)
     assert any("misfit" in note for note in found.notes)
 
 

@@ -27,7 +27,8 @@ DOMAIN_CHANNELS = (("domain", "1"), ("domain confidence", "1"))
 UNITS = {
     "PolarizationMap.position": "Å", "PolarizationMap.position_px": "px", "PolarizationMap.displacement": "Å",
     "PolarizationMap.covariance": "Å²", "PolarizationMap.valid": "1", "PolarizationMap.polarization": "C/m²",
-    "PolarizationMap.response": "C/(m² Å)",
+    "PolarizationMap.response": "C/(m² Å)", "PolarizationMap.structural_covariance": "Å²",
+    "PolarizationMap.common_covariance": "Å²",
     "Columns.position": "Å", "Columns.position_px": "px", "Columns.covariance": "Å²", "Columns.width": "Å",
     "Columns.intensity": "image unit px²", "Columns.residual": "column amplitude", "Columns.site": "index",
     "Columns.lattice_index": "cell", "Columns.column": "index", "Columns.oxygen_error": "Å",
@@ -187,7 +188,8 @@ def _check_consistent(pmap: PolarizationMap, argument: str, name: str) -> None:
     count = len(columns.site)
     wanted = {
         "position": (*cells, 2), "position_px": (*cells, 2), "displacement": (*cells, 2), "covariance": (*cells, 2, 2),
-        "polarization": (*cells, 2), "response": (2, 2), "columns.position": (count, 2),
+        "polarization": (*cells, 2), "response": (2, 2), "structural_covariance": (*cells, 2, 2),
+        "common_covariance": (2, 2), "columns.position": (count, 2),
         "columns.position_px": (count, 2), "columns.covariance": (count, 2, 2), "columns.lattice_index": (count, 2),
         "columns.oxygen_error": (count, 2),
         **{f"columns.{field}": (count,) for field in ("intensity", "width", "residual", "rejection", "column")},

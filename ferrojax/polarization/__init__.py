@@ -38,6 +38,7 @@ from ferrojax.polarization.lattice import strain as strain
 from ferrojax.polarization.lattice import tetragonality as tetragonality
 from ferrojax.polarization.map import CellFrames as CellFrames
 from ferrojax.polarization.map import PolarizationMap as PolarizationMap
+from ferrojax.polarization.map import Prediction as Prediction
 from ferrojax.polarization.map import Predictor as Predictor
 from ferrojax.polarization.map import cell_frames as cell_frames
 from ferrojax.polarization.map import cell_members as cell_members

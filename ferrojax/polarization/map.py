@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from ferrojax.polarization.scan_error import CellColumns, line_covariance
 from ferrojax.products import exact
 
 MIN_CELLS = 12
+COLUMN_METHOD, METHODS = "columns", ("columns", "microscope")
 COLUMN_FIT = "column fit"
 """Method in the provenance of a map that columns alone made."""
 DRIFT = "drift of the scan"
@@ -59,6 +60,10 @@ class PolarizationMap(eqx.Module):
     provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
     first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
     notes: what a reader must know before believing the map, a sentence each; empty where nothing stands out.
+    structural_covariance: (n_y, n_x, 2, 2) Å², the part of `covariance` that more dose would leave: what the simulated
+        response misses of phonons and of columns that move together. None where nothing was simulated.
+    common_covariance: (2, 2) Å², beside `covariance`, of an error that all cells share, e.g. of the specimen's tilt:
+        differences between domains do not hold it. None where nothing is known of it.
     """
 
     position: Float[Array, "ny nx 2"]
@@ -74,6 +79,8 @@ class PolarizationMap(eqx.Module):
     first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
     response_error: float | None = eqx.field(static=True, default=None)
     notes: tuple[str, ...] = eqx.field(static=True, default=())
+    structural_covariance: Float[Array, "ny nx 2 2"] | None = None
+    common_covariance: Float[Array, "2 2"] | None = None
 
     @property
     def displacement_of(self) -> tuple[str, str]:
@@ -117,7 +124,17 @@ class CellFrames(eqx.Module):
 class Predictor(Protocol):
     """Anything that predicts displacements (n, 2) Å and covariances (n, 2, 2) Å² in the image frame."""
 
-    def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]: ...
+    def predict(self, image: Image, cells: CellFrames) -> "Prediction | tuple[Array, Array]": ...
+
+
+class Prediction(NamedTuple):
+    """displacement (n, 2) Å, covariance (n, 2, 2) Å²; structural (n, 2, 2), common (2, 2), notes as in a map."""
+
+    displacement: Array
+    covariance: Array
+    structural: Array | None = None
+    common: Array | None = None
+    notes: tuple[str, ...] = ()
 
 
 def map_polarization(
@@ -126,6 +143,8 @@ def map_polarization(
     zone: Sequence[int] = (0, 0, 1),
     predictor: Any = None,
     *,
+    method: str = COLUMN_METHOD,
+    recording: Any = None,
     displacement: str | None = None,
     correct_drift: bool = False,
     **options: Unpack[FindOptions],
@@ -140,11 +159,15 @@ def map_polarization(
     predictor: a `Predictor`. Without one the positions are Gaussian column fits; options: those of `find_columns`. No
     mean and no plane is subtracted: what mis-tilt adds is still in the map, and what overlapping oxygen adds unless it
     is drawn. What stands out is said in `notes`.
+    method: "columns", or "microscope": displacements read through the recording that `fit_recording` found in this
+    scan, with their structural and common errors.
     correct_drift: take the slow drift of the scan out of the positions (`scan_distortion`, `straightened`); a strain
     gradient across the lines goes with it. A predictor, which sees the image itself, does not profit.
     Errors: InputError as `find_columns`, where no B column is free of A along this zone axis, for a predictor without
-    `predict`, and with correct_drift for an image with too few columns to follow the drift.
+    `predict`, with correct_drift for an image with too few columns to follow the drift, for an unknown method, and with
+    "microscope" for a recording that is missing, of another crystal, or that does not explain its image.
     """
+    predictor = _asked(method, recording, predictor, image, given_crystal(crystal))
     if not (predictor is None or isinstance(predictor, Predictor)):
         remedy = "pass an object with predict(image, cells), such as ferrojax.inference.NetworkPredictor, or None"
         raise InputError("predictor", predictor, "is no predictor", remedy)
@@ -152,6 +175,22 @@ def map_polarization(
         raise InputError("displacement", displacement, "is not what a predictor answers", f"leave it at {SITES_OF_B}")
     result, _ = map_with_model(image, crystal, zone, displacement=displacement, correct_drift=correct_drift, **options)
     return result if predictor is None else with_prediction(result, image, predictor)
+
+
+def _asked(method: str, recording: Any, predictor: Any, image: Image, crystal: Crystal) -> Any:
+    """The predictor of a method."""
+    if method not in METHODS:
+        raise InputError("method", method, "is unknown", f"choose from {', '.join(METHODS)}")
+    if method == COLUMN_METHOD:
+        if recording is not None:
+            raise InputError("recording", "given", "is what columns do not use", 'pass method="microscope" with it')
+        return predictor
+    if predictor is not None:
+        raise InputError("predictor", predictor, f"is given beside method {method!r}", "leave one of the two out")
+    if not callable(getattr(recording, "predictor", None)):
+        remedy = "fit it first: recording = ferrojax.fit_recording(images, crystal, detectors=..., energy=...)"
+        raise InputError("recording", recording, "is no recording that was fitted to images", remedy)
+    return recording.predictor(image, crystal)
 
 
 def map_with_model(
@@ -374,7 +413,9 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
     Cells for which the predictor answers NaN, displacement or covariance, become invalid.
     """
     cells = cell_frames(pmap)
-    displacement, covariance = (jnp.asarray(v) for v in predictor.predict(image, cells))
+    answer = predictor.predict(image, cells)
+    answer = answer if isinstance(answer, Prediction) else Prediction(*answer)
+    displacement, covariance = jnp.asarray(answer.displacement), jnp.asarray(answer.covariance)
     n = len(cells.centre_px)
     if displacement.shape != (n, 2) or covariance.shape != (n, 2, 2):
         raise InputError(
@@ -394,9 +435,12 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
         "valid": pmap.valid.at[at].set(finite),
         "polarization": None if pmap.response is None else displacement @ pmap.response.T,
         "provenance": (*kept, ("method", str(method))),
+        "structural_covariance": None if answer.structural is None else _scatter(answer.structural, at, shape),
+        "common_covariance": answer.common,
     }
     own = _value_notes(pmap)
-    return _with_notes(replace(pmap, **changes), tuple(note for note in pmap.notes if note not in own))
+    others = tuple(note for note in pmap.notes if note not in own)
+    return _with_notes(replace(pmap, **changes), (*others, *answer.notes))
 
 
 class DisplacementStatistics(TypedDict):

@@ -19,13 +19,13 @@ from scipy.spatial import KDTree
 from ferrojax.crystal import Crystal
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.polarization import CellFrames
+from ferrojax.polarization import CellFrames, Prediction
 from ferrojax.products import exact
 from ferrojax.refinement.movers import CELLS, MODE, REACH, Mover
 from ferrojax.refinement.recording import Recording, probe_of, source_of, weights_of_mean
-from ferrojax.refinement.response import CellResponse
+from ferrojax.refinement.response import NOMINAL, CellResponse
 from ferrojax.refinement.scene import Terms, Waves, blurred_by, powers, waves_of
-from ferrojax.refinement.specimens import PARITIES
+from ferrojax.refinement.specimens import LEAST, PARITIES
 
 HALF = 0.62
 """Cell sides from its middle within which pixels belong to a cell: its A columns are among them."""
@@ -53,13 +53,15 @@ class Reading(NamedTuple):
     """What was read of n cells.
 
     displacement: (n, 2) Å along the crystal's axes, B against the centroid of its A; covariance: (n, 2, 2) Å², of
-    counting and of what was fitted beside. oxygen: (n, oxygens, 2) Å by which each leaves the mode, oxygen_error alike.
+    counting and of what was fitted beside; structural: alike, of what the response misses of displaced columns
+    (phonons, joint motions). oxygen: (n, oxygens, 2) Å by which each leaves the mode, with its error of both kinds.
     shift: (n, 2) Å by which the lattice lies off the centroid given. misfit: (n,) mean square residual over its
     variance; gain: counts of variance for a count of signal, as all cells' residuals show it.
     """
 
     displacement: Float[np.ndarray, "n 2"]
     covariance: Float[np.ndarray, "n 2 2"]
+    structural: Float[np.ndarray, "n 2 2"]
     oxygen: Float[np.ndarray, "n oxygens 2"]
     oxygen_error: Float[np.ndarray, "n oxygens 2"]
     shift: Float[np.ndarray, "n 2"]
@@ -77,10 +79,18 @@ class _View(eqx.Module):
     mean: Float[Array, ""]
 
 
+class _Seen(NamedTuple):
+    """All detectors at the recording. scatter: (detectors, detectors, q) counts², covariance of what the response
+    misses of columns displaced by 1 Å rms, half of the plane."""
+
+    view: tuple[_View, ...]
+    scatter: Complex[Array, "d d q"]
+
+
 class Microscope(NamedTuple):
     """A `Predictor` that reads displacements at a recording.
 
-    recording, response, crystal: as of `fit_recording`. detector: of the image that is read, a name of the response.
+    recording, response, crystal: as of `fit_mean_cells`. detector: of the image that is read, a name of the response.
     beside: detector -> image of the same scan, read together with it.
     """
 
@@ -89,14 +99,21 @@ class Microscope(NamedTuple):
     crystal: Crystal
     detector: str = "haadf"
     beside: Mapping[str, Image] = {}
+    name: str = "read through the microscope"
+    """Of the method, in a map's provenance."""
 
-    def predict(self, image: Image, cells: CellFrames) -> tuple[Array, Array]:
-        """Displacements (n, 2) Å and covariances (n, 2, 2) Å² in the image frame, NaN where a cell's pixels are not all
-        on the image."""
+    def predict(self, image: Image, cells: CellFrames) -> Prediction:
+        """Displacements and covariances in the image frame, NaN where a cell's pixels are not all on the image."""
         found = self.read(image, cells)
         turn = np.asarray(cells.rotation, float)
-        covariance = turn @ found.covariance @ turn.T
-        return jnp.asarray(found.displacement @ turn.T), jnp.asarray(covariance)
+        structural = turn @ found.structural @ turn.T
+        return Prediction(
+            jnp.asarray(found.displacement @ turn.T),
+            jnp.asarray(turn @ found.covariance @ turn.T + structural),
+            jnp.asarray(structural),
+            jnp.asarray(turn @ common_covariance(self.recording) @ turn.T),
+            self.recording.notes,
+        )
 
     def read(self, image: Image, cells: CellFrames) -> Reading:
         """Everything that is read of the cells."""
@@ -112,6 +129,19 @@ class Microscope(NamedTuple):
             if one.data.shape != image.data.shape:
                 raise InputError("beside", name, f"has shape {one.data.shape}, not {image.data.shape}", "give one scan")
         return _read(self, images, cells)
+
+
+def common_covariance(recording: Recording) -> Float[np.ndarray, "2 2"]:
+    """(2, 2) Å² along the crystal's axes, what not knowing the recording adds to the displacement of all cells alike.
+
+    Of the errors of the mean displacement, those that would be gone if thickness, tilt, optics and the rest were known:
+    what they are beyond the inverse of their own block of the precision.
+    """
+    at = [recording.name.index(f"displacement_{k}") for k in "xy"]
+    covariance = recording.covariance[np.ix_(at, at)]
+    if not np.any(recording.covariance):
+        return np.zeros((2, 2))
+    return covariance - np.linalg.inv(np.linalg.inv(recording.covariance)[np.ix_(at, at)])
 
 
 def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
@@ -259,7 +289,8 @@ def _around(cells: CellFrames, side: np.ndarray) -> np.ndarray:
 def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames) -> Reading:
     data = {name: microscope.recording.data[name] for name in images}
     microscope = microscope._replace(recording=microscope.recording._replace(data=data))
-    seen, waves = views(microscope)
+    found, waves = views(microscope)
+    seen = _Seen(tuple(found.values()), _scatter(microscope, found, waves))
     layout = _Layout.of_microscope(microscope, waves)
     mode = microscope.recording["mode"]
     first = next(iter(images.values()))
@@ -277,28 +308,42 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     registration = np.array([microscope.recording[f"registration_{k}"] for k in "xy"])
     shift = np.tile(-registration, (len(read), 1))
     neighbour = _around(cells, layout.side)
-    gain, stacked = 1.0, tuple(seen.values())
+    gain = 1.0
     for _ in range(SWEEPS):
         read = np.where(whole[:, None], read, read[whole].mean(0))  # cells at the rim go like the others
         around = np.where(neighbour[..., None] >= 0, read[neighbour], read[whole].mean(0))
         inputs = (offset, counts & whole[:, None], data, read, shift, around)
-        x, covariance, square = _swept(stacked, layout, mode, inputs, gain)
+        x, covariance, structural, square = _swept(seen, layout, mode, inputs, gain)
         # pixels less how many parameters the data tell beyond what is known beforehand are free
         told = len(layout.known) - (np.diagonal(covariance, axis1=1, axis2=2) / layout.known**2).sum(1)
         gain *= float(square[whole].sum()) / float(np.maximum(counts.sum(1) * len(images) - told, 1)[whole].sum())
         read = x[:, :2]
-    return _reading(layout, x, covariance, square, shift + x[:, 2:4], (whole, counts, gain))
+    return _reading(layout, x, (covariance, structural), square, shift + x[:, 2:4], (whole, counts, gain))
+
+
+def _scatter(microscope: Microscope, found: dict[str, _View], waves: Waves) -> Array:
+    """What the response misses, in counts and under the recording's source."""
+    p = dict(zip(microscope.recording.name, microscope.recording.value.tolist(), strict=True))
+    order = list(microscope.response.coefficient)
+    rows = [order.index(name) for name in found]
+    k = waves.q / np.array(waves.box)
+    blur = blurred_by(k, source_of(p)) / blurred_by(k, (NOMINAL[1] ** 2, NOMINAL[1] ** 2, 0.0))
+    counts = jnp.stack([v.level * (1 - v.share) / v.mean for v in found.values()])
+    return (
+        jnp.asarray(microscope.response.scatter[np.ix_(rows, rows)]) * counts[:, None, None] * counts[:, None] * blur**2
+    )
 
 
 def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
-    """Parameters (n, k), their covariances, and χ² of the cells, a batch at a time, all of one shape."""
+    """Parameters (n, k), their covariances of counting and of structure, and χ² of the cells, a batch at a time, all of
+    one shape."""
     n = len(inputs[0])
     many = -(-n // BATCH) * BATCH
-    mode, gain = np.asarray(mode), np.asarray(gain)  # numbers would be known as programs are compiled, once for each
+    facts = np.asarray(mode), np.asarray(gain)  # numbers would be known as programs are compiled, once for each
     padded = [np.concatenate([v, np.repeat(v[:1], many - n, 0)]) for v in inputs]
     batches = [v.reshape(many // BATCH, BATCH, *v.shape[1:]) for v in padded]
-    found = [_batch(seen, layout, mode, gain, *each) for each in zip(*batches, strict=True)]
-    return tuple(np.concatenate([np.asarray(f[k], float) for f in found])[:n] for k in range(3))
+    found = [_batch(seen, layout, *facts, *each) for each in zip(*batches, strict=True)]
+    return tuple(np.concatenate([np.asarray(f[k], float) for f in found])[:n] for k in range(4))
 
 
 @eqx.filter_jit
@@ -385,19 +430,19 @@ def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, 
     shift: of the lattice, where it is expected; what it lies off that is linear, too.
     """
     at = offset - shift
-    tables = tuple(_tables(view, layout, at) for view in seen)
+    tables = tuple(_tables(view, layout, at) for view in seen.view)
 
     def model(x):
         _, _, gains, grounds, *_ = layout.parts(x)
         found = []
         for k, signal in enumerate(_signals(tables, layout, mode, around, x)):
-            v = seen[k]
+            v = seen.view[k]
             level = v.level * (1 + gains[k])
             found.append(level * ((1 - v.share) * signal / v.mean + v.share) + v.level * grounds[k])
         return jnp.stack(found)
 
     start = jnp.zeros(len(layout.known), at.dtype).at[:2].set(read)
-    level = jnp.stack([v.level for v in seen])[:, None]
+    level = jnp.stack([v.level for v in seen.view])[:, None]
     variance = gain * jnp.maximum(model(start), 0.02 * level)
     weight = jnp.where(counts, 1 / variance, 0.0)
     precision = jnp.diag(1 / jnp.asarray(layout.known, at.dtype) ** 2)
@@ -422,11 +467,18 @@ def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, 
 
     start = start.at[:2].set(tried[jnp.argmin(jax.lax.map(cost, tried))])
     x, normal = jax.lax.scan(step, start, None, length=STEPS)
-    return x, jnp.linalg.inv(normal[-1]), (weight * (data - model(x)) ** 2).sum()
+    covariance = jnp.linalg.inv(normal[-1])
+    pull = jnp.einsum("ab,dpb,dp->dap", covariance, jax.jacfwd(model)(x), weight)
+    wave = jnp.matmul(pull, jnp.exp(2j * jnp.pi * jnp.matmul(at / (CELLS * layout.side), layout.q.T)))
+    cells = jnp.concatenate([x[None, :2], around])
+    size = (cells**2).sum(1).mean() + LEAST**2
+    twice = jnp.where((layout.q == 0).all(1), 1.0, 2.0)
+    structural = size * jnp.einsum("daq,deq,ebq,q->ab", wave, seen.scatter, jnp.conj(wave), twice).real
+    return x, covariance, structural, (weight * (data - model(x)) ** 2).sum()
 
 
-def _reading(layout: _Layout, x, covariance, square, shift, facts) -> Reading:
-    whole, counts, gain = facts
+def _reading(layout: _Layout, x, covariances, square, shift, facts) -> Reading:
+    (covariance, structural), (whole, counts, gain) = covariances, facts
     k = x.shape[1]
     first = 4 + 2 * layout.detectors
     o, corners = 2 * (len(layout.string) + len(layout.free)), len(_CORNERS)
@@ -435,11 +487,12 @@ def _reading(layout: _Layout, x, covariance, square, shift, facts) -> Reading:
     against[:, first + o : first + o + 2 * corners] = -np.tile(np.eye(2), corners) / corners
     unknown = np.where(whole, 1.0, np.nan)
     own = layout.own(first)
-    oxygen, error = x[:, own], np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)[:, own])
+    oxygen, error = x[:, own], np.sqrt(np.diagonal(covariance + structural, axis1=1, axis2=2)[:, own])
     pixels = np.maximum(counts.sum(1) * layout.detectors, 1)
     return Reading(
         displacement=(x @ against.T) * unknown[:, None],
         covariance=(against @ covariance @ against.T) * unknown[:, None, None],
+        structural=(against @ structural @ against.T) * unknown[:, None, None],
         oxygen=oxygen,
         oxygen_error=error,
         shift=shift,

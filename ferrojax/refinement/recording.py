@@ -106,7 +106,7 @@ def alike(response: CellResponse) -> CellResponse:
     )
 
 
-def fit_recording(
+def fit_mean_cells(
     cells: Mapping[str, MeanCell],
     crystal: Crystal,
     response: CellResponse,

@@ -63,7 +63,9 @@ class CellResponse(eqx.Module):
     mover: all that moves, each a column or B with the oxygen on its axis.
     noise: detector -> (terms,) relative standard error of a term in an image, from what the boxes leave (phonons, and
         what columns do together); of the clean cell from its own scatter, NaN of a single pair. missed: detector ->
-        what the terms of all other boxes miss of a displaced box's image, relative.
+        what the terms of the other pairs' boxes miss of a displaced box's image, relative. scatter: (detectors,
+        detectors, q) covariance of what the terms themselves are off in the image of a box whose columns are displaced
+        by 1 Å rms; detectors in order, q as `np.unique` has them.
     thickness: (exits,) Å. tilt: (nodes, 2) mrad. beam: (beams, 2) and q: (pairs, 2) in steps of 1/box; the beams of
         a group (beams,) lie off them by its `aperture` (x, y). pair: (pairs, 2) of beams of one group. Under a lattice
         of tilts only q of the crystal's lattice, which cells that move alike show.
@@ -72,6 +74,7 @@ class CellResponse(eqx.Module):
     coefficient: dict[str, Complex[Array, "terms nodes exits pairs"]]
     noise: dict[str, Float[np.ndarray, " terms"]]
     missed: dict[str, float]
+    scatter: Complex[np.ndarray, "detectors detectors q"]
     thickness: Float[np.ndarray, " exits"]
     tilt: Float[np.ndarray, "nodes 2"]
     beam: Int[np.ndarray, "beams 2"]
@@ -168,7 +171,11 @@ def cell_response(
     return CellResponse(
         {k: jnp.asarray(np.concatenate([t.coefficient for t in each], axis=1)) for k, each in made.items()},
         {k: np.sqrt(sum(t.error for t in each) / sum(t.size for t in each)) for k, each in made.items()},
-        {k: float(np.sqrt(sum(t.missed for t in each) / sum(t.power for t in each))) for k, each in made.items()},
+        {
+            k: float(np.sqrt(sum((np.abs(t.left) ** 2).sum() for t in each) / sum(t.power for t in each)))
+            for k, each in made.items()
+        },
+        _scatter(list(made.values())),
         np.array(plan.exits) * plan.slice_thickness,
         np.concatenate([t[0].tilt for t in tables]),
         np.concatenate([t.beam for t in tables[0]]),
@@ -293,12 +300,16 @@ class _Fit:
         left_out = np.repeat([self.pair[box] if several else box for box in order], turns)
         parts = [image[:, (q % CELLS == p).all(1)].reshape(len(image), -1) for p in PARITIES]
         power = sum(float((np.abs(part) ** 2).sum()) for part in parts)
-        missed, penalty = min(
-            (sum(_missed(r, part, first * growth ** (self.degree - 1.0), left_out)
-                 for r, part in zip(self.rows, parts, strict=True)), (first, growth))
-            for first in FIRST for growth in GROWTH
-        )  # fmt: skip
-        solve = [_solution(r, penalty[0] * penalty[1] ** (self.degree - 1.0)) for r in self.rows]
+        penalties = [first * growth ** (self.degree - 1.0) for first in FIRST for growth in GROWTH]
+        lefts = [[_left(r, part, p, left_out) for r, part in zip(self.rows, parts, strict=True)] for p in penalties]
+        best = int(np.argmin([sum((np.abs(v) ** 2).sum() for v in each) for each in lefts]))
+        solve = [_solution(r, penalties[best]) for r in self.rows]
+        left = np.zeros((len(image), len(q), image[0, 0].size), complex)
+        unsure = np.zeros_like(left)
+        for r, s, value, p in zip(self.rows, solve, lefts[best], PARITIES, strict=True):
+            at = np.flatnonzero((q % CELLS == p).all(1))
+            left[:, at] = value.reshape(len(image), len(at), left.shape[2])
+            unsure[:, at] = left[:, at] * np.sqrt((r * s.T).sum(1))[:, None, None]
         error, size = np.zeros(len(self.degree)), np.zeros(len(self.degree))
         for r, s, part in zip(self.rows, solve, parts, strict=True):
             term = s @ part
@@ -310,7 +321,7 @@ class _Fit:
         error = np.append(off / (draws - 1) / draws if draws > 1 else np.nan, error)
         size = np.append((np.abs(mean) ** 2).sum(), size)
         found = [self._group(k, solve, table, len(tables)) for k, table in enumerate(tables)]
-        return _Terms(np.concatenate(found, axis=-1), error, size, missed, power)
+        return _Terms(np.concatenate(found, axis=-1), error, size, left, unsure, power)
 
     def _group(self, group: int, solve: list[np.ndarray], table: _Table, groups: int) -> np.ndarray:
         """(terms, nodes, exits, pairs) of one group of beams, the clean cell first."""
@@ -329,13 +340,15 @@ class _Fit:
 
 
 class _Terms(NamedTuple):
-    """coefficient: (terms, nodes, exits, pairs). error, size: (terms,) squares of every term's image. missed, power:
-    squares of what the other pairs' boxes miss of every displaced box, and of these."""
+    """coefficient: (terms, nodes, exits, pairs). error, size: (terms,) squares of every term's image. left: (images, q,
+    nodes × exits) what the other pairs' boxes miss of every displaced one, by its weight; unsure: its part that is the
+    terms' scatter, not the box's own; power: squares of the displaced boxes' images."""
 
     coefficient: np.ndarray
     error: np.ndarray
     size: np.ndarray
-    missed: float
+    left: np.ndarray
+    unsure: np.ndarray
     power: float
 
 
@@ -344,11 +357,22 @@ def _solution(rows: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     return np.linalg.solve(rows.T @ rows + np.diag(penalty), rows.T)
 
 
-def _missed(rows: np.ndarray, image: np.ndarray, penalty: np.ndarray, left_out: np.ndarray) -> float:
-    """Squares of what terms miss of the images that are left out together, once the terms come from all others."""
+def _left(rows: np.ndarray, image: np.ndarray, penalty: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """What terms miss of the images that are left out together, once the terms come from all others."""
     hat = rows @ _solution(rows, penalty)
-    left, total = image - hat @ image, 0.0
+    left = image - hat @ image
     for k in np.unique(left_out):
         at = np.flatnonzero(left_out == k)
-        total += float((np.abs(np.linalg.solve(np.eye(len(at)) - hat[np.ix_(at, at)], left[at])) ** 2).sum())
-    return total
+        left[at] = np.linalg.solve(np.eye(len(at)) - hat[np.ix_(at, at)], left[at])
+    return left
+
+
+def _scatter(made: Sequence[Sequence[_Terms]]) -> np.ndarray:
+    """(detectors, detectors, q) covariance of what the terms are off, over boxes, nodes, exits and lattices of tilts.
+
+    A box that is left out is missed by its own scatter σ² and by that of the terms, σ² h / (1 − h) with h its leverage:
+    the share h of it is theirs.
+    """
+    every = [np.stack(each) for each in zip(*[[t.unsure for t in terms] for terms in made], strict=True)]
+    many = sum(each.shape[1] * each.shape[3] for each in every)
+    return np.sum([np.einsum("aiqn,biqn->abq", each, each.conj()) for each in every], axis=0) / many
