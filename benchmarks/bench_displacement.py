@@ -143,9 +143,9 @@ def main(path: Path, folder: str | Path = RESULTS) -> None:
                 row |= {"misfit": float(np.nanmedian(found.misfit)), "seconds": perf_counter() - start}
                 rows.setdefault(" + ".join(some), []).append(row)
         figures["boxes"].append(rows)
+        write_result(f"displacement_{path.stem}", figures, folder)  # after every box: a long run may be cut off
         for name, each in rows.items():
             print(f"{path.stem} {box} {name:14}", *(f"{k} {v}" for k, v in rounded(each[0]).items()), flush=True)
-    print(write_result(f"displacement_{path.stem}", figures, folder))
 
 
 def phonons(some: tuple[str, ...], quarters: dict[str, np.ndarray], facts: tuple, cells: CellFrames) -> float:

@@ -103,7 +103,7 @@ def main(path: Path, folder: str | Path = RESULTS) -> None:
                 print(f"{name:12} {key:18}", *(f"{k} {v:.3f}" for k, v in one.items() if v is not None))
             print(f"{name}: misfit {found.misfit:.2f}, next basin {found.depth:.1f}, {rows[name]['seconds']:.0f} s")
         figures["boxes"].append(rows)
-    print(write_result(f"recording_{path.stem}", figures, folder))
+        write_result(f"recording_{path.stem}", figures, folder)  # after every box: a long run may be cut off
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`ferrojax map IMAGE`: the classical polarization map of a user's own image."""
+"""`ferrojax map IMAGE`: the polarization map of a user's own image, by columns or through the microscope."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ferrojax.cli.mapped import Mapped, MapSettings
+from ferrojax.cli.mapped import Mapped, MapSettings, MicroscopeSettings
 from ferrojax.cli.options import (
     FORMATS,
+    METHODS,
     MODES,
     load_crystal,
     parse_choice,
     parse_drift,
+    parse_known,
     parse_labels,
+    parse_ring,
     parse_sampling,
     parse_signal,
     parse_zone,
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ferrojax.columns import FrameAlignment
+    from ferrojax.crystal import Crystal
     from ferrojax.image import Image
+    from ferrojax.refinement import ScanRecording
 
 RESULTS = ("report.html", "map.png", "map.{format}", "map.csv", "columns.csv", "summary.json")
 _STAGES = {
     "reading": 0, "finding": 2, "fitting": 8, "checking": 52, "measuring the scan": 60,
-    "looking": 74, "measuring the local": 77, "writing": 84,
+    "simulating": 62, "looking": 74, "measuring the local": 77, "writing": 84,
 }  # fmt: skip
 """First words of a stage -> per cent of the time that is over when it begins, on an image of 1000 × 1000 px."""
 
@@ -52,6 +57,19 @@ def map_image(
     correct_drift: bool = typer.Option(
         False, "--correct-drift", help="Take the scan's slow drift out of the positions; a strain gradient goes, too."
     ),
+    method: str = typer.Option(
+        "columns", help="columns, or microscope: read through the recording fitted to the image."
+    ),
+    energy: float | None = typer.Option(None, help="Beam energy in eV, for --method microscope."),
+    detector: str | None = typer.Option(
+        None, help="Ring that recorded the image, mrad: 60:170, or 60: for all beyond."
+    ),
+    semiangle: float | None = typer.Option(None, help="Convergence semi-angle in mrad; left out, 21 ± 0.7."),
+    known: str | None = typer.Option(
+        None, help="What is known of the recording, value:error in Å and mrad: thickness=120:20,defocus=0:30."
+    ),
+    beside: str | None = typer.Option(None, help="File of a second signal of the same scan, read together with it."),
+    beside_detector: str | None = typer.Option(None, help="Ring that recorded --beside, mrad: 11:22."),
     format: str = typer.Option("hspy", help="File format of the map: hspy (HyperSpy), h5 or zarr."),
     out: str = typer.Option("out", help="Folder for the maps, the report and summary.json."),
 ) -> None:
@@ -77,6 +95,7 @@ def map_image(
         correct_drift,
         displacement,
         parse_labels(labels),
+        microscope_settings(method, energy, detector, semiangle, known, beside, beside_detector),
     )
     start = perf_counter()
     results = [name.format(format=kind) for name in RESULTS]
@@ -91,6 +110,35 @@ def map_image(
     for name, value in summed_up(mapped):
         console.print(f"{name}: {value}", markup=False)
     console.print(f"written to {out}: {', '.join(results)}", markup=False)
+
+
+def microscope_settings(
+    method: str,
+    energy: float | None,
+    detector: str | None,
+    semiangle: float | None,
+    known: str | None,
+    beside: str | None,
+    beside_detector: str | None,
+) -> MicroscopeSettings | None:
+    """What --method microscope needs; None for a column fit."""
+    from ferrojax.errors import InputError
+
+    ring, other = parse_ring("detector", detector), parse_ring("beside-detector", beside_detector)
+    given = {"energy": energy, "detector": detector, "semiangle": semiangle, "known": known, "beside": beside}
+    if parse_choice("method", method, METHODS) == METHODS[0]:
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(name, value, "is not used by a column fit", "add --method microscope, or leave it out")
+        return None
+    if energy is None or ring is None:
+        field = "energy" if energy is None else "detector"
+        remedy = "say how the image was recorded, e.g. --energy 200000 --detector 60:170"
+        raise InputError(field, None, "is needed by --method microscope", remedy)
+    if (beside is None) != (other is None):
+        remedy = "give both: --beside abf.dm4 --beside-detector 11:22"
+        raise InputError("beside", beside, "and --beside-detector belong together", remedy)
+    return MicroscopeSettings(energy, ring, semiangle, parse_known(known), beside, other)
 
 
 @contextmanager
@@ -112,7 +160,7 @@ def progress_display(console) -> Iterator[Callable[[str], None]]:
 def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
     """Read, find, fit, map and analyse; everything but files."""
     progress("reading")
-    from ferrojax.polarization import analyse_map, map_with_model
+    from ferrojax.polarization import analyse_map, map_with_model, with_prediction
 
     crystal, remarks = load_crystal(settings.crystal, settings.labels)
     image, alignment = read_image(settings)
@@ -126,8 +174,38 @@ def map_file(settings: MapSettings, progress: Callable[[str], None]) -> Mapped:
         oxygen=settings.oxygen,
         progress=progress,
     )
-    analysis = analyse_map(image, made, crystal, settings.zone, progress)
-    return Mapped(image, crystal, made[0], analysis, alignment, remarks)
+    if settings.microscope is None:
+        analysis = analyse_map(image, made, crystal, settings.zone, progress)
+        return Mapped(image, crystal, made[0], analysis, alignment, remarks)
+    recording = fitted_recording(settings, image, crystal, progress)
+    pmap = with_prediction(made[0], image, recording.predictor(image, crystal))
+    analysis = analyse_map(image, (pmap, made[1]), crystal, settings.zone, progress)
+    return Mapped(image, crystal, pmap, analysis, alignment, remarks, made[0], recording)
+
+
+def fitted_recording(
+    settings: MapSettings, image: "Image", crystal: "Crystal", progress: Callable[[str], None]
+) -> "ScanRecording":
+    """What the image, and a second signal beside it, were recorded at."""
+    from dataclasses import replace
+
+    from ferrojax.detection import AnnularDetector
+    from ferrojax.refinement import fit_recording
+
+    asked = settings.microscope
+    assert asked is not None
+    images, rings = {"image": image}, {"image": AnnularDetector(*asked.detector)}
+    if asked.beside is not None and asked.beside_detector is not None:
+        images["beside"], _ = read_image(replace(settings, image=asked.beside))
+        rings["beside"] = AnnularDetector(*asked.beside_detector)
+
+    def told(done: int, many: int) -> None:
+        progress(f"simulating the response, {done} of {many}")
+
+    return fit_recording(
+        images, crystal, settings.zone, detectors=rings, energy=asked.energy, semiangle=asked.semiangle,
+        priors=asked.known, on_specimen=told, mode=settings.mode,
+    )  # fmt: skip
 
 
 def read_image(settings: MapSettings) -> "tuple[Image, FrameAlignment | None]":

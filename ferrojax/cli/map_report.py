@@ -8,7 +8,9 @@ from ferrojax.cli.info import versions
 from ferrojax.cli.mapped import Mapped, MapSettings
 from ferrojax.crystal.zone import projected_motif
 from ferrojax.image import Image
+from ferrojax.polarization import PolarizationMap
 from ferrojax.polarization.notes import UNLIKE_CONTRAST, contrast
+from ferrojax.refinement import ScanRecording
 from ferrojax.report import (
     MapReport,
     analysis_checks,
@@ -17,19 +19,20 @@ from ferrojax.report import (
     calibration_facts,
     map_facts,
     map_statistics,
+    microscope_section,
     response_sentence,
 )
 
 
 def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
-    """The report of one classical map."""
+    """The report of one map."""
     pmap, name = mapped.pmap, mapped.crystal.name
     zone = dict(pmap.provenance)["zone"]
     numbers = dict(map_facts(pmap))
     moving, around = pmap.displacement_of
     lead = (
         f"Displacement of the {moving} columns of {name} against their {around} neighbours, seen along [{zone}], by "
-        "column fitting: "
+        f"{'column fitting' if mapped.recording is None else 'reading through the microscope found in the image'}: "
         f"{numbers['cells mapped']} cells, mean {numbers['mean displacement (x, y)']} (x right, y down)."
     )
     implied = numbers.get("mean polarization implied (x, y)")
@@ -47,11 +50,14 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
         title=f"{mapped.image.name}: {name} [{zone}]",
         lead=lead,
         image=mapped.image,
-        maps={"Column fit": pmap},
+        maps={"Column fit": pmap} if mapped.columns is None else {"Microscope": pmap, "Column fit": mapped.columns},
         columns=pmap.columns,
         facts=[*summed_up(mapped), *asdict(settings).items(), *sources(mapped), *versions().items()],
         notes=notes(mapped, settings),
-        sections=analysis_sections(image, pmap, mapped.analysis),
+        sections=[
+            *([] if mapped.recording is None else [microscope_section(mapped.recording, pmap)]),
+            *analysis_sections(image, pmap, mapped.analysis),
+        ],
         checks=analysis_checks(image, pmap, mapped.analysis),
     )
 
@@ -112,8 +118,23 @@ def map_summary(mapped: Mapped, settings: MapSettings) -> dict[str, object]:
         **analysis_summary(pmap, mapped.analysis),
         "notes": list(pmap.notes),
         "remarks": mapped.remarks,
+        "recording": None if mapped.recording is None else recording_summary(mapped.recording, pmap),
         "scan_jumps_px": [{"line": line, "by": by} for line, by in mapped.analysis.found.jumps],
         "frames_averaged": None if frames is None else int(frames.accepted.sum()),
         "frames_drift_px": None if frames is None else frames.drift,
         "versions": versions(),
+    }
+
+
+def recording_summary(recording: ScanRecording, pmap: PolarizationMap) -> dict[str, object]:
+    """Parameters with their errors, and the error that all cells share (pm, pm²)."""
+    common = pmap.common_covariance
+    return {
+        "value": recording.value,
+        "error": recording.error,
+        "known_beforehand": recording.prior_error,
+        "identified": recording.identified,
+        "misfit": recording.misfit,
+        "common_covariance_pm2": None if common is None else 1e4 * np.asarray(common, float),
+        "notes": list(recording.notes),
     }

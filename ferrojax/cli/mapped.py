@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ferrojax.crystal import Crystal
     from ferrojax.image import Image
     from ferrojax.polarization import MapAnalysis, PolarizationMap
+    from ferrojax.refinement import ScanRecording
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,31 @@ class MapSettings:
     correct_drift: bool
     displacement: str | None = None
     labels: dict[str, str] | None = None
+    microscope: "MicroscopeSettings | None" = None
+
+
+@dataclass(frozen=True)
+class MicroscopeSettings:
+    """How the image was recorded, to read it through the microscope.
+
+    energy: eV. detector, beside_detector: mrad, (inner, outer). semiangle: mrad. known: name -> (value, error).
+    beside: file of a second signal of the same scan.
+    """
+
+    energy: float
+    detector: tuple[float, float]
+    semiangle: float | None
+    known: dict[str, tuple[float, float]]
+    beside: str | None = None
+    beside_detector: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Mapped:
     """A mapped image and what was found out about it.
 
-    frames: how a series was aligned, None for a single image. remarks: on the crystal's file.
+    frames: how a series was aligned, None for a single image. remarks: on the crystal's file. columns: the map of the
+    column fit, where `pmap` was read through the microscope that `recording` is.
     """
 
     image: "Image"
@@ -41,3 +60,5 @@ class Mapped:
     analysis: "MapAnalysis"
     frames: "FrameAlignment | None"
     remarks: list[str]
+    columns: "PolarizationMap | None" = None
+    recording: "ScanRecording | None" = None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MODES = ("HAADF", "ABF", "iDPC")
 FORMATS = ("hspy", "h5", "zarr")
+METHODS = ("columns", "microscope")
 ZONE_REMEDY = "write three whole numbers such as 001, 110 or 1,-1,0"
 
 
@@ -69,6 +70,34 @@ def parse_labels(text: str | None) -> dict[str, str] | None:
             "labels", text, "does not label elements", "write element=site with sites A, B, O: Pb=A,Ti=B,O=O"
         )
     return pairs
+
+
+def parse_ring(field: str, text: str | None) -> tuple[float, float] | None:
+    """Inner and outer angle in mrad from "60:170" or "60:" (all beyond); None stays None."""
+    if text is None:
+        return None
+    inner, colon, outer = text.partition(":")
+    try:
+        ring = float(inner), float(outer) if outer.strip() else math.inf
+    except ValueError:
+        ring = math.nan, math.nan
+    if not colon or not 0 <= ring[0] < ring[1]:
+        raise InputError(field, text, "is no ring", "write inner:outer in mrad, e.g. 60:170, or 60: for all beyond")
+    return ring
+
+
+def parse_known(text: str | None) -> dict[str, tuple[float, float]]:
+    """{"thickness": (120.0, 20.0)} from "thickness=120:20,defocus=0:30": values and standard errors."""
+    found = {}
+    for part in re.split(r"[,\s]+", text.strip()) if text else ():
+        name, _, numbers = part.partition("=")
+        try:
+            value, error = (float(number) for number in numbers.split(":"))
+        except ValueError:
+            remedy = "write name=value:error, e.g. thickness=120:20,defocus=0:30 (Å, mrad)"
+            raise InputError("known", part, "is no value with its error", remedy) from None
+        found[name] = (value, error)
+    return found
 
 
 def parse_choice(field: str, text: str | None, choices: tuple[str, ...]) -> str | None:

@@ -44,6 +44,12 @@ axis about it; mode: how far oxygen follows B, 1 as the soft mode has it; regist
 how far A's centroid as it was measured lies from A's."""
 EACH = {"log_gain": (0.0, 1.0), "background": (0.1, 0.15)}
 """Of every detector: the image's mean over the signal's (log), and its share that is no signal."""
+UNITS = {
+    "thickness": "Å", "tilt_x": "mrad", "tilt_y": "mrad", "defocus": "Å", "semiangle": "mrad", "source_xy": "Å²",
+    **{f"{name}_{k}": "Å" for name in ("astigmatism", "coma", "source", "displacement", "registration") for k in "xy"},
+    "spread": "Å", "mode": "",
+}  # fmt: skip
+"""Of the parameters of PRIORS."""
 EDGE = 1.0
 """mrad, of the aperture in the model: its semi-angle is then differentiable."""
 APART = 0.3

@@ -15,7 +15,7 @@ from ferrojax.errors import InputError
 from ferrojax.image import Image
 from ferrojax.polarization import cell_frames, map_polarization
 from ferrojax.refinement.displacement import Microscope
-from ferrojax.refinement.mean_cell import mean_cell
+from ferrojax.refinement.mean_cell import harmonics, mean_cell
 from ferrojax.refinement.recording import POOR, PRIORS, Recording, fit_mean_cells
 from ferrojax.refinement.response import CellResponse, cell_response
 
@@ -75,6 +75,18 @@ class ScanRecording(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         return self.fit.notes
+
+    def mean_cells(self, points: int = 48) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Detector -> (points, points) mean cell about the centroid of A, measured and fitted, in the image's unit."""
+        cell = np.diag(np.asarray(self.crystal.cell, float))
+        q = harmonics((float(cell[0]), float(cell[1])), FARTHEST)
+        at = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, points)] * 2), -1).reshape(-1, 2)
+        wave = np.exp(2j * np.pi * at @ q.T) * np.where((q == 0).all(1), 1.0, 2.0)
+
+        def drawn(coefficient: np.ndarray) -> np.ndarray:
+            return np.real(wave @ coefficient).reshape(points, points)
+
+        return {name: (drawn(self.fit.data[name]), drawn(self.fit.model[name])) for name in self.fit.data}
 
     def predictor(self, image: Image, crystal: Crystal | None = None) -> Microscope:
         """What reads an image of this scan, all others of it together with it; the response is simulated at the tilt

@@ -10,6 +10,7 @@ from ferrojax.report.digest import map_facts as map_facts
 from ferrojax.report.digest import map_statistics as map_statistics
 from ferrojax.report.digest import response_sentence as response_sentence
 from ferrojax.report.figure import polarization_figure as polarization_figure
+from ferrojax.report.microscope import microscope_section as microscope_section
 from ferrojax.report.page import write_html as write_html
 from ferrojax.report.sections import analysis_checks as analysis_checks
 from ferrojax.report.sections import analysis_sections as analysis_sections
