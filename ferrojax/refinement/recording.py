@@ -23,7 +23,7 @@ from ferrojax.products import EXACT, exact
 from ferrojax.refinement.mean_cell import MeanCell
 from ferrojax.refinement.movers import CELLS
 from ferrojax.refinement.response import DEGREES, CellResponse
-from ferrojax.refinement.scene import Terms, blurred_by, operators_at, waves_from
+from ferrojax.refinement.scene import Terms, blurred_by, by_node, operators_from, waves_from
 
 PRIORS = {
     "thickness": (120.0, 80.0),
@@ -236,13 +236,13 @@ class _Problem(NamedTuple):
         size = np.concatenate([_smooth(cell) / abs(cell.value[0]) for cell in cells.values()])
         error = jnp.asarray(np.sqrt(noise**2 + (discrepancy * size)[:, None] ** 2))
         term, like = Terms.made(part), eqx.tree_at(lambda r: r.coefficient, part, {})
-        tables = part.coefficient  # an argument of the programs, so that they need not be compiled into them
+        # an argument of the programs, so that they need not be compiled into them
+        tables = {name: by_node(part, name) for name in cells}
 
         @exact
         def operators(tables, x):
-            part = eqx.tree_at(lambda r: r.coefficient, like, tables)
-            thickness, tilt = _within(part, mean[:3] + sd[:3] * x)
-            return {name: operators_at(part, name, thickness, tilt) for name in cells}
+            thickness, tilt = _within(like, mean[:3] + sd[:3] * x)
+            return {name: operators_from(tables[name], like, thickness, tilt) for name in cells}
 
         @exact
         def seen(table, x):

@@ -88,10 +88,23 @@ def waves_of(response: CellResponse, detector: str, probe: Probe, thickness, til
 
 def operators_at(response: CellResponse, detector: str, thickness, tilt) -> Complex[Array, "terms pairs"]:
     """Every term's operator at one thickness (Å) and tilt (mrad), whatever the optics."""
+    return operators_from(by_node(response, detector), response, thickness, tilt)
+
+
+def by_node(response: CellResponse, detector: str) -> Float[Array, "nodes 2 exits terms pairs"]:
+    """Real and imaginary parts, laid out for `operators_from`, which is asked for many tilts: a product of matrices."""
+    value = jnp.moveaxis(response.coefficient[detector], 0, 2)
+    return jnp.stack([value.real, value.imag], 1)
+
+
+def operators_from(
+    table: Float[Array, "nodes 2 exits terms pairs"], response: CellResponse, thickness, tilt
+) -> Complex[Array, "terms pairs"]:
+    """`operators_at`, from what `by_node` laid out."""
     _check_tilt(response.tilt, tilt)
-    by_exit = jnp.moveaxis(response.coefficient[detector], 2, 0)
-    at_depth = at_thickness(by_exit, response.thickness, thickness)
-    return jnp.einsum("tnp,n->tp", at_depth, tilt_weights(response.tilt, tilt), precision=EXACT)
+    # the tilt comes first: it leaves a single node of all, and its derivatives are rows of the same product
+    part = jnp.tensordot(tilt_weights(response.tilt, tilt).astype(table.dtype), table, 1, precision=EXACT)
+    return at_thickness(jax.lax.complex(part[0], part[1]), response.thickness, thickness)
 
 
 def waves_from(response: CellResponse, table: Complex[Array, "terms pairs"], probe: Probe) -> Waves:
