@@ -33,7 +33,8 @@ def commands() -> list[tuple[str, str]]:
     """(page, command line) of every ferrojax command in a page."""
     found = []
     for page in PAGES:
-        lines = "\n".join(body for kind, body in FENCE.findall(page.read_text()) if kind != "python").splitlines()
+        told = "\n".join(body for kind, body in FENCE.findall(page.read_text()) if kind != "python")
+        lines = re.sub(r"\\\n\s*", "", told).splitlines()  # a command may go on in the next line
         found += [
             (page.name, line) for line in lines if re.search(r"\bferrojax (map|simulate|demo|validate|info)\b", line)
         ]

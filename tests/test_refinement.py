@@ -404,6 +404,15 @@ def test_a_scan_is_mapped_through_the_recording_that_was_found_in_it(response):
         map_polarization(images["haadf"], crystal, method="microscope", recording=poor)
 
 
+@pytest.mark.parametrize("known", [(120.0, 80.0), (140.0, 2.0), (5.0, 1.0)])
+def test_planes_hold_the_thickness_that_is_known(known):
+    """As many as an interpolation needs, however well it is known."""
+    planes = scan_recording._planes(known, 4.0)
+    assert len(planes) >= 4
+    assert planes[0] <= max(known[0] - 2.4 * known[1], 32.0)
+    assert planes[-1] >= known[0] + 2.4 * known[1]
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

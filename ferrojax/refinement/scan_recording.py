@@ -160,11 +160,9 @@ def fit_recording(
         known.setdefault("semiangle", (real_number("semiangle", semiangle, remedy, above=0.0), SEMIANGLE_ERROR))
     cell = np.diag(np.asarray(given.cell, float))
     if response is None:
-        thickness, error = known.get("thickness", PRIORS["thickness"])
-        low, high = (round((thickness + sign * RANGE * error) / cell[2]) for sign in (-1, 1))
-        planes = range(max(THINNEST, low), max(THINNEST + 3 * APART, high) + APART, APART)
+        planes = _planes(known.get("thickness", PRIORS["thickness"]), float(cell[2]))
         response = cell_response(
-            given, energy, rings, thicknesses=[round(n * float(cell[2]), 3) for n in planes],
+            given, energy, rings, thicknesses=planes,
             max_semiangle=known.get("semiangle", PRIORS["semiangle"])[0] + BEYOND, max_tilt=max_tilt,
             progress=on_specimen,
         )  # fmt: skip
@@ -173,6 +171,13 @@ def fit_recording(
     cells = {k: mean_cell(one, frames, (float(cell[0]), float(cell[1])), FARTHEST) for k, one in scan.items()}
     fit = fit_mean_cells(cells, given, response, priors=known)
     return ScanRecording(fit, given, energy, rings, scan, on_specimen)
+
+
+def _planes(known: tuple[float, float], side: float) -> list[float]:
+    """Å, exit planes between cells of that length, for a thickness known so well beforehand; four or more."""
+    low = max(THINNEST, int((known[0] - RANGE * known[1]) / side))
+    high = int(np.ceil((known[0] + RANGE * known[1]) / side))
+    return [round(n * side, 3) for n in range(low, max(high, low + 2 * APART + 1) + APART, APART)]
 
 
 def _check_scan(images: Mapping[str, Image], detectors: Mapping[str, AnnularDetector]) -> None:
