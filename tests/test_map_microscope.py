@@ -41,6 +41,8 @@ def test_rings_and_what_is_known():
         (["--energy", "200000"], "energy: is not used by a column fit"),
         (["--method", "microscope"], "energy: is needed by --method microscope"),
         (["--method", "microscope", "--energy", "200000"], "detector: is needed by --method microscope"),
+        (["--beside-detector", "11:22"], "beside-detector: is not used by a column fit"),
+        ([*ASKED, "--displacement", "Ti:O"], "displacement: is not what --method microscope reads"),
         ([*ASKED, "--beside", "abf.dm4"], "beside: and --beside-detector belong together"),
     ],
 )

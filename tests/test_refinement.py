@@ -317,6 +317,28 @@ def test_pairs_of_beams_reach_equally_far_along_both_sides_of_a_box():
     assert tuple(np.abs(q).max(0)) == (8, 4)
 
 
+def test_groups_of_beams_that_show_other_waves_add_up():
+    """At 120 kV a single group lacks some q: the image holds those of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_boxes(patch)
+        patch.setattr(responses, "DEGREES", (1, 1))
+        patch.setattr(responses, "BOXES", 18)
+        found = cell_response(
+            still("BaTiO3"), 120e3, DETECTORS, thicknesses=PLANES, max_semiangle=23.0, configurations=18,
+            tilt=(1.0, 0.5),
+        )  # fmt: skip
+    q = [{tuple(v) for v in found.q[found.group[found.pair[:, 0]] == k].tolist()} for k in range(9)]
+    assert any(each != q[0] for each in q)
+    waves = waves_of(found, "abf", Probe(120e3, 21.0, edge=1.0), 12.0, (1.0, 0.5))
+    assert len(waves.q) == len(set.union(*q)) == found.scatter.shape[2]
+    assert np.isfinite(found.missed["abf"])
+
+
+def test_tilts_closer_than_the_nodes_are_refused():
+    with pytest.raises(InputError, match=r"max_tilt: is less than half a step between tilts, 2\.2 mrad"):
+        cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, max_tilt=1.0)
+
+
 def test_configurations_are_pairs():
     with pytest.raises(InputError, match="configurations: are antithetic pairs"):
         cell_response(material("BaTiO3"), 200e3, DETECTORS, thicknesses=PLANES, configurations=3)
@@ -433,6 +455,9 @@ def test_a_method_without_what_it_needs_is_refused(options, match):
         ({"detectors": {"abf": AnnularDetector(11, 21)}}, "detectors: has none for the image 'haadf'"),
         ({"zone": (1, 1, 0)}, "zone: is not fitted yet"),
         ({"semiangle": -2.0}, "semiangle: must be positive"),
+        ({"priors": {"thickness": (np.nan, 1.0)}}, "priors: "),
+        ({"priors": {"thicknes": (1.0, 1.0)}}, "priors: is unknown"),
+        ({"energy": 300e3}, "response: is of 200000 eV, not of 300000"),
         (
             {"images": {k: Image(np.zeros((n, 64)), (0.2, 0.2)) for k, n in (("haadf", 64), ("abf", 32))}},
             r"images: has shape \(32, 64\), not \(64, 64\)",

@@ -97,6 +97,11 @@ def map_image(
         parse_labels(labels),
         microscope_settings(method, energy, detector, semiangle, known, beside, beside_detector),
     )
+    if settings.microscope is not None and displacement not in (None, "B:A"):
+        from ferrojax.errors import InputError
+
+        remedy = "leave it out, or map it by the column fit"
+        raise InputError("displacement", displacement, "is not what --method microscope reads: B against A", remedy)
     start = perf_counter()
     results = [name.format(format=kind) for name in RESULTS]
     with prepared_output(out, results) as folder, progress_display(console) as progress:
@@ -126,6 +131,7 @@ def microscope_settings(
 
     ring, other = parse_ring("detector", detector), parse_ring("beside-detector", beside_detector)
     given = {"energy": energy, "detector": detector, "semiangle": semiangle, "known": known, "beside": beside}
+    given["beside-detector"] = beside_detector
     if parse_choice("method", method, METHODS) == METHODS[0]:
         for name, value in given.items():
             if value is not None:

@@ -167,30 +167,32 @@ def map_polarization(
     `predict`, with correct_drift for an image with too few columns to follow the drift, for an unknown method, and with
     "microscope" for a recording that is missing, of another crystal, or that does not explain its image.
     """
-    predictor = _asked(method, recording, predictor, image, given_crystal(crystal))
+    reads = _asked(method, recording, predictor)
     if not (predictor is None or isinstance(predictor, Predictor)):
         remedy = "pass an object with predict(image, cells), such as ferrojax.inference.NetworkPredictor, or None"
         raise InputError("predictor", predictor, "is no predictor", remedy)
-    if predictor is not None and displacement not in (None, SITES_OF_B):
+    if (reads or predictor is not None) and displacement not in (None, SITES_OF_B):
         raise InputError("displacement", displacement, "is not what a predictor answers", f"leave it at {SITES_OF_B}")
     result, _ = map_with_model(image, crystal, zone, displacement=displacement, correct_drift=correct_drift, **options)
+    if reads:  # only now, because it takes minutes to make
+        predictor = recording.predictor(image, given_crystal(crystal))
     return result if predictor is None else with_prediction(result, image, predictor)
 
 
-def _asked(method: str, recording: Any, predictor: Any, image: Image, crystal: Crystal) -> Any:
-    """The predictor of a method."""
+def _asked(method: str, recording: Any, predictor: Any) -> bool:
+    """Whether a method reads the image through a recording."""
     if method not in METHODS:
         raise InputError("method", method, "is unknown", f"choose from {', '.join(METHODS)}")
     if method == COLUMN_METHOD:
         if recording is not None:
             raise InputError("recording", "given", "is what columns do not use", 'pass method="microscope" with it')
-        return predictor
+        return False
     if predictor is not None:
         raise InputError("predictor", predictor, f"is given beside method {method!r}", "leave one of the two out")
     if not callable(getattr(recording, "predictor", None)):
         remedy = "fit it first: recording = ferrojax.fit_recording(images, crystal, detectors=..., energy=...)"
         raise InputError("recording", recording, "is no recording that was fitted to images", remedy)
-    return recording.predictor(image, crystal)
+    return True
 
 
 def map_with_model(

@@ -324,7 +324,7 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
 def _scatter(microscope: Microscope, found: dict[str, _View], waves: Waves) -> Array:
     """What the response misses, in counts and under the recording's source."""
     p = dict(zip(microscope.recording.name, microscope.recording.value.tolist(), strict=True))
-    order = list(microscope.response.coefficient)
+    order = sorted(microscope.response.coefficient)
     rows = [order.index(name) for name in found]
     k = waves.q / np.array(waves.box)
     blur = blurred_by(k, source_of(p)) / blurred_by(k, (NOMINAL[1] ** 2, NOMINAL[1] ** 2, 0.0))

@@ -4,7 +4,7 @@ Everything that all cells share is fitted at once with what they are displaced b
 displacement look alike; what the data leave open stays at what was known beforehand, and its error says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -149,6 +149,8 @@ def fit_mean_cells(
         predicted[name] = model[start : start + len(each.q)]
         start += len(each.q)
     value, misfit = mean + sd * best, float((left**2).mean())
+    thickness, tilt = _within(part, jnp.asarray(value[:3]))  # where it was evaluated
+    value[:3] = float(thickness), *np.asarray(tilt, float)
     depth = float(min(other) - cost) if other else float("inf")
     return Recording(
         name=tuple(known),
@@ -198,12 +200,16 @@ def _notes(value: dict[str, float], response: CellResponse, misfit: float, depth
 
 
 def _priors(priors, cells, response: CellResponse) -> dict[str, tuple[float, float]]:
-    known = dict(PRIORS)
     for name in cells:
         if name not in response.coefficient:
             remedy = f"name it as the response does: {', '.join(response.coefficient)}"
             raise InputError("cells", name, "is no detector of the response", remedy)
-        known |= {f"{key}_{name}": value for key, value in EACH.items()}
+    return known_beforehand(priors, cells)
+
+
+def known_beforehand(priors: Mapping[str, Any] | None, detectors: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """PRIORS and those of every detector, with what is known better; InputError for what cannot be meant."""
+    known = PRIORS | {f"{key}_{name}": value for name in detectors for key, value in EACH.items()}
     for name, given in (priors or {}).items():
         if name not in known:
             raise InputError("priors", name, "is unknown", f"choose from {', '.join(known)}")
@@ -211,6 +217,8 @@ def _priors(priors, cells, response: CellResponse) -> dict[str, tuple[float, flo
         if pair.shape != (2,):
             raise InputError("priors", f"{name}: {given}", "is no pair", "give (value, standard error)")
         value, error = pair.tolist()
+        if not np.isfinite(pair).all():
+            raise InputError("priors", f"{name}: {given}", "is not finite", "give (value, standard error)")
         if not error > 0:
             raise InputError("priors", f"{name}: {error:g}", "is no standard error", "give one above zero")
         known[name] = (value, error)

@@ -65,7 +65,7 @@ class CellResponse(eqx.Module):
         what columns do together); of the clean cell from its own scatter, NaN of a single pair. missed: detector ->
         what the terms of the other pairs' boxes miss of a displaced box's image, relative. scatter: (detectors,
         detectors, q) covariance of what the terms themselves are off in the image of a box whose columns are displaced
-        by 1 Å rms; detectors in order, q as `np.unique` has them.
+        by 1 Å rms; detectors sorted by name, q as `np.unique` has them.
     thickness: (exits,) Å. tilt: (nodes, 2) mrad. beam: (beams, 2) and q: (pairs, 2) in steps of 1/box; the beams of
         a group (beams,) lie off them by its `aperture` (x, y). pair: (pairs, 2) of beams of one group. Under a lattice
         of tilts only q of the crystal's lattice, which cells that move alike show.
@@ -130,15 +130,15 @@ def cell_response(
     depth = int(np.ceil(max(thicknesses) / cell[2] - 1e-6))
     still = displaced_box(crystal, depth, movers, np.zeros_like(shifts[0]))
     plan = plan_slices(still, cell[2] / 2 + 1e-3, list(thicknesses))
-    if tilt is None:
-        lattices = list(OFFSETS[: len(draws)])
-    else:
-        max_tilt, step = float(np.hypot(*tilt)), wavelength(energy) * 1e3 / (CELLS * cell[:2])
-        lattices = [(float(tilt[0] / step[0]), float(tilt[1] / step[1]))]
+    step = wavelength(energy) * 1e3 / (CELLS * cell[:2])
+    if tilt is not None:
+        max_tilt = float(np.hypot(*tilt))
+    lattices = _lattices(step, len(draws), tilt, max_tilt)
     sampling = operator_sampling(detectors.values(), energy, max_tilt)
     grid = Grid.for_box(CELLS * float(cell[0]), CELLS * float(cell[1]), sampling)
     many, done, number = sum(len(part) + 1 for lattice in draws for part in lattice), 0, 0
-    apertures = (APERTURES if single else EVEN_APERTURES)[: min(len(parts) for parts in draws)]
+    apertures, pairs = APERTURES if single else EVEN_APERTURES, min(len(parts) for parts in draws)
+    apertures = apertures if pairs >= len(apertures) else apertures[:1]  # some of them would lie to one side
     tables: list[list[_Table]] = [[] for _ in draws]
     fits: dict[str, list[_Fit]] = {name: [_Fit(*seen, degree) for _ in draws] for name in detectors}
     for lattice, (offset, parts) in enumerate(zip(lattices, draws, strict=True)):
@@ -175,7 +175,7 @@ def cell_response(
             k: float(np.sqrt(sum((np.abs(t.left) ** 2).sum() for t in each) / sum(t.power for t in each)))
             for k, each in made.items()
         },
-        _scatter(list(made.values())),
+        _scatter([made[name] for name in sorted(made)]),
         np.array(plan.exits) * plan.slice_thickness,
         np.concatenate([t[0].tilt for t in tables]),
         np.concatenate([t.beam for t in tables[0]]),
@@ -203,6 +203,19 @@ def _draws(configurations: int | None, boxes: int, single: bool) -> list[list[li
     lattices = 1 if single else min(len(OFFSETS), pairs)
     shares = [len(range(k, pairs, lattices)) for k in range(lattices)]
     return [[list(range(boxes))[k::share] for k in range(min(share, boxes))] for share in shares]
+
+
+def _lattices(
+    step: np.ndarray, count: int, tilt: tuple[float, float] | None, max_tilt: float
+) -> list[tuple[float, float]]:
+    """Offsets of the lattices of tilts, in steps (mrad, (x, y))."""
+    if tilt is not None:
+        return [(float(tilt[0] / step[0]), float(tilt[1] / step[1]))]
+    least = float(np.hypot(*step)) / 2
+    if max_tilt < least:
+        problem = f"is less than half a step between tilts, {least:.1f} mrad"
+        raise InputError("max_tilt", f"{max_tilt:g} mrad", problem, "give more, or the tilt itself")
+    return list(OFFSETS[:count])
 
 
 def _seed(seed: int, pair: int) -> int:
@@ -274,7 +287,7 @@ class _Fit:
         """design, weight: of the images of all boxes; degree: of every term."""
         self.rows, self.weight, self.degree = design * weight[:, None], weight, degree
         self.still: list[tuple[int, np.ndarray]] = []
-        self.clean: list[np.ndarray] = []
+        self.clean: list[tuple[int, np.ndarray]] = []
         self.box: dict[int, tuple[int, np.ndarray]] = {}
         self.image: dict[int, np.ndarray] = {}
         self.pair: dict[int, int] = {}
@@ -284,31 +297,46 @@ class _Fit:
         found, even = np.zeros(value.shape, np.complex64), (table.pairs.q % CELLS == 0).all(1)
         found[..., even] = table.turned(value).mean(0)[..., even]
         self.still.append((group, found))
-        self.clean.append(table.image(found))
+        self.clean.append((group, table.image(found)))
 
     def add(self, box: int, difference: np.ndarray, table: _Table, group: int) -> None:
         """What a displaced box has beyond the clean one with its phonons, which was the last that came in."""
         self.box[box], self.pair[box] = (group, difference), len(self.clean)
-        self.image[box] = np.moveaxis(table.image(table.turned(difference)), 1, 0)
+        self.image[box] = table.image(table.turned(difference))
 
     def solved(self, tables: Sequence[_Table]) -> "_Terms":
         """tables: of the groups."""
         order = sorted(self.box)
-        q, turns = tables[0].q, len(self.weight) // len(order)
-        image = np.concatenate([self.image[box] for box in order]) * self.weight[:, None, None, None]
+        q = np.unique(np.concatenate([t.q for t in tables]), axis=0)  # beams of another group may lack some
+        shown = [np.flatnonzero((q[:, None] == t.q).all(2).any(1)) for t in tables]
+
+        def spread(image: np.ndarray, group: int) -> np.ndarray:
+            found = np.zeros((len(q), *image.shape[1:]), complex)
+            found[shown[group]] = image
+            return found
+
+        turns = len(self.weight) // len(order)
+        image = np.concatenate([np.moveaxis(spread(self.image[b], self.box[b][0]), 1, 0) for b in order])
+        image *= self.weight[:, None, None, None]
         several = len(set(self.pair.values())) > 1
         left_out = np.repeat([self.pair[box] if several else box for box in order], turns)
         parts = [image[:, (q % CELLS == p).all(1)].reshape(len(image), -1) for p in PARITIES]
         power = sum(float((np.abs(part) ** 2).sum()) for part in parts)
         penalties = [first * growth ** (self.degree - 1.0) for first in FIRST for growth in GROWTH]
-        lefts = [[_left(r, part, p, left_out) for r, part in zip(self.rows, parts, strict=True)] for p in penalties]
-        best = int(np.argmin([sum((np.abs(v) ** 2).sum() for v in each) for each in lefts]))
+        missing = [
+            sum(
+                float((np.abs(_left(r, part, p, left_out)) ** 2).sum())
+                for r, part in zip(self.rows, parts, strict=True)
+            )
+            for p in penalties
+        ]
+        best = int(np.argmin(missing))
         solve = [_solution(r, penalties[best]) for r in self.rows]
         left = np.zeros((len(image), len(q), image[0, 0].size), complex)
         unsure = np.zeros_like(left)
-        for r, s, value, p in zip(self.rows, solve, lefts[best], PARITIES, strict=True):
-            at = np.flatnonzero((q % CELLS == p).all(1))
-            left[:, at] = value.reshape(len(image), len(at), left.shape[2])
+        for r, s, part, parity in zip(self.rows, solve, parts, PARITIES, strict=True):
+            at = np.flatnonzero((q % CELLS == parity).all(1))
+            left[:, at] = _left(r, part, penalties[best], left_out).reshape(len(image), len(at), left.shape[2])
             unsure[:, at] = left[:, at] * np.sqrt((r * s.T).sum(1))[:, None, None]
         error, size = np.zeros(len(self.degree)), np.zeros(len(self.degree))
         for r, s, part in zip(self.rows, solve, parts, strict=True):
@@ -316,8 +344,9 @@ class _Fit:
             free = max(len(r) - np.trace(r @ s), 1.0)
             error += (s**2).sum(1) * float((np.abs(part - r @ term) ** 2).sum()) / free
             size += (np.abs(term) ** 2).sum(1)
-        draws, mean = len(self.clean), np.mean(self.clean, axis=0)
-        off = sum(float((np.abs(d - mean) ** 2).sum()) for d in self.clean)
+        clean = [spread(value, group) for group, value in self.clean]
+        draws, mean = len(clean), np.mean(clean, axis=0)
+        off = sum(float((np.abs(d - mean) ** 2).sum()) for d in clean)
         error = np.append(off / (draws - 1) / draws if draws > 1 else np.nan, error)
         size = np.append((np.abs(mean) ** 2).sum(), size)
         found = [self._group(k, solve, table, len(tables)) for k, table in enumerate(tables)]

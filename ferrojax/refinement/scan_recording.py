@@ -16,7 +16,7 @@ from ferrojax.image import Image
 from ferrojax.polarization import cell_frames, map_polarization
 from ferrojax.refinement.displacement import Microscope
 from ferrojax.refinement.mean_cell import harmonics, mean_cell
-from ferrojax.refinement.recording import POOR, PRIORS, Recording, fit_mean_cells
+from ferrojax.refinement.recording import POOR, PRIORS, Recording, fit_mean_cells, known_beforehand
 from ferrojax.refinement.response import CellResponse, cell_response
 
 FARTHEST = 1.2
@@ -158,7 +158,11 @@ def fit_recording(
     if semiangle is not None:
         remedy = "give mrad, or None"
         known.setdefault("semiangle", (real_number("semiangle", semiangle, remedy, above=0.0), SEMIANGLE_ERROR))
+    known_beforehand(known, scan)  # before minutes of simulation
     cell = np.diag(np.asarray(given.cell, float))
+    if response is not None and response.energy != energy:
+        problem = f"is of {response.energy:g} eV, not of {energy:g}"
+        raise InputError("response", f"{response.energy:g} eV", problem, "make it anew, or leave it out")
     if response is None:
         planes = _planes(known.get("thickness", PRIORS["thickness"]), float(cell[2]))
         response = cell_response(
