@@ -115,6 +115,7 @@ def test_the_report_says_what_the_microscope_was_found_to_be(image_file, tmp_pat
         "image, difference", "Column fit",
     ):  # fmt: skip
         assert words in page, words
+    assert "Nothing is subtracted" not in page
     again = ferrojax.read_map(out / "map.hspy")
     assert again.common_covariance == pytest.approx(9e-4 * np.eye(2), rel=1e-5)
     assert again.structural_covariance is not None

@@ -37,7 +37,8 @@ def map_report(mapped: Mapped, settings: MapSettings) -> MapReport:
     )
     implied = numbers.get("mean polarization implied (x, y)")
     if implied is not None:
-        lead += f" If mis-tilt and overlapping columns add nothing to it, this implies a polarization of {implied}."
+        proviso = "If mis-tilt and overlapping columns add nothing to it, this" if mapped.recording is None else "This"
+        lead += f" {proviso} implies a polarization of {implied}."
     seen = seen_contrast(mapped, settings)
     if seen is not None and abs(np.log(seen[0] / seen[1])) > UNLIKE_CONTRAST:
         lead += (
@@ -69,7 +70,11 @@ def notes(mapped: Mapped, settings: MapSettings) -> list[str]:
         response_sentence(mapped.pmap),
         contrast_sentence(mapped, settings),
         "The error of the mean is a block bootstrap's over neighbouring cells; it knows of scatter, not of a bias. "
-        "Nothing is subtracted: sample mis-tilt and overlapping oxygen columns shift the map as a whole.",
+        + (
+            "Nothing is subtracted: sample mis-tilt and overlapping oxygen columns shift the map as a whole."
+            if mapped.recording is None
+            else "Mis-tilt and oxygen are in the model; how well they are known is the error that all cells share."
+        ),
         "The affine calibration takes the crystal's mean strain for distortion of the scan.",
         *mapped.pmap.notes,
         *frames,

@@ -22,7 +22,8 @@ def microscope_section(recording: ScanRecording, pmap: PolarizationMap) -> Secti
     panels = []
     for name, (measured, fitted) in recording.mean_cells().items():
         for title, picture in (("measured", measured), ("fitted", fitted), ("difference", measured - fitted)):
-            words = f"Mean cell of {name}, about the centroid of A, {title}."
+            scale = ", on a tenth of the contrast" if title == "difference" else ""
+            words = f"Mean cell of {name}, about the centroid of A, {title}{scale}."
             panels.append(Panel(f"{name}, {title}", words, _drawing(picture, measured, title == "difference")))
     return Section("The microscope", [*_text(recording, pmap), *recording.notes], [table], panels)
 
