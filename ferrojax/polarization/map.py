@@ -60,8 +60,8 @@ class PolarizationMap(eqx.Module):
     provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
     first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
     notes: what a reader must know before believing the map, a sentence each; empty where nothing stands out.
-    structural_covariance: (n_y, n_x, 2, 2) Å², the part of `covariance` that more dose would leave: what the simulated
-        response misses of phonons and of columns that move together. None where nothing was simulated.
+    structural_covariance: (n_y, n_x, 2, 2) Å², the part of `covariance` that more dose would leave: how far the
+        simulated response itself is off (phonons, columns that move together). None where nothing was simulated.
     common_covariance: (2, 2) Å², beside `covariance`, of an error that all cells share, e.g. of the specimen's tilt:
         differences between domains do not hold it. None where nothing is known of it.
     """

@@ -53,8 +53,8 @@ class Reading(NamedTuple):
     """What was read of n cells.
 
     displacement: (n, 2) Å along the crystal's axes, B against the centroid of its A; covariance: (n, 2, 2) Å², of
-    counting and of what was fitted beside; structural: alike, of what the response misses of displaced columns
-    (phonons, joint motions). oxygen: (n, oxygens, 2) Å by which each leaves the mode, with its error of both kinds.
+    counting and of what was fitted beside; structural: alike, of what the response itself is off (phonons,
+    joint motions). oxygen: (n, oxygens, 2) Å by which each leaves the mode, with its error of both kinds.
     shift: (n, 2) Å by which the lattice lies off the centroid given. misfit: (n,) mean square residual over its
     variance; gain: counts of variance for a count of signal, as all cells' residuals show it.
     """
