@@ -99,8 +99,9 @@ def against(checkout: str, folder: str | Path = RESULTS) -> None:
                 with tempfile.TemporaryDirectory() as none:
                     seconds.append(measured(kind, "same", none, place)[1:])
         first, second = np.median(np.reshape(seconds, (3, 2, 2)), axis=0).T
-        figures[kind] = {"cold": first.tolist(), "second": second.tolist(), "compiling": (first - second).tolist()}
-        print(kind, "other, this:", {k: np.round(v, 2) for k, v in figures[kind].items()})
+        found = {"cold": first.tolist(), "second": second.tolist(), "compiling": (first - second).tolist()}
+        figures[kind] = found
+        print(kind, "other, this:", {k: np.round(v, 2) for k, v in found.items()})
     write_result("first_call_against", figures, folder)
 
 

@@ -397,20 +397,19 @@ def test_a_scan_is_mapped_through_the_recording_that_was_found_in_it(response):
     assert abs(found.value["thickness"] - 12.0) < 1.0
     assert abs(found.value["tilt_x"] - tilt[0]) < 3 * found.error["tilt_x"] < 3.0
     assert found.identified["defocus"]
-    columns = map_polarization(images["haadf"], crystal)
+    for k, true in zip("xy", shift, strict=True):
+        assert abs(found.value[f"displacement_{k}"] - true) < 3 * found.error[f"displacement_{k}"] < 0.015
     with pytest.MonkeyPatch.context() as patch:
         small_boxes(patch)
         patch.setattr(scan_recording, "THINNEST", 2)
         patch.setattr(scan_recording, "NEAR", (-1, 0, 1))
         pmap = map_polarization(images["haadf"], crystal, method="microscope", recording=found)
     good = np.asarray(pmap.valid)
-    error = [
-        np.linalg.norm(np.asarray(m.displacement)[good].mean(0) - shift) for m in (columns, pmap)
-    ]  # the image's axes are the crystal's
+    error = np.linalg.norm(np.asarray(pmap.displacement)[good].mean(0) - shift)  # the image's axes are the crystal's
     assert pmap.structural_covariance is not None
     assert pmap.common_covariance is not None
-    assert error[1] < error[0]
-    assert error[1] < 3 * np.sqrt(np.trace(np.asarray(pmap.common_covariance))) < 0.03
+    # The boxes of sharp columns at rest, of some pm alone, do not read a tilted crystal better than this.
+    assert error < 0.02
     total, part = (np.linalg.eigvalsh(np.asarray(v)[good]) for v in (pmap.covariance, pmap.structural_covariance))
     assert (part > 0).all()
     assert (part <= total * (1 + 1e-5)).all()
