@@ -14,7 +14,7 @@ from ferrojax.image import Image
 from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
 from ferrojax.refinement import Microscope, Recording, cell_response
-from ferrojax.refinement.displacement import OXYGEN_ENDS
+from ferrojax.refinement.cell_model import OXYGEN_ENDS
 from ferrojax.refinement.recording import EACH, PRIORS
 from ferrojax.refinement.response import CellResponse
 from ferrojax.refinement.scene import waves_of

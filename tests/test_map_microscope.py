@@ -102,6 +102,7 @@ def test_the_report_says_what_the_microscope_was_found_to_be(image_file, tmp_pat
     assert asked["priors"] == {"thickness": (150.0, 20.0)}
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["mean_pm"] == pytest.approx([5.0, 0.0], abs=0.01)
+    assert summary["mean_error_pm"] == pytest.approx([3.0, 3.0], abs=0.02)  # that of all cells; they are alike
     found = summary["recording"]
     assert found["value"]["thickness"] == pytest.approx(128.0)
     assert found["identified"]["thickness"]

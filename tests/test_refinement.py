@@ -16,7 +16,7 @@ from ferrojax.errors import InputError
 from ferrojax.grid import Grid
 from ferrojax.image import Image
 from ferrojax.multislice import FastThermal, plan_slices
-from ferrojax.optics import Probe
+from ferrojax.optics import Probe, beam_spectrum
 from ferrojax.polarization import CellFrames, map_polarization
 from ferrojax.refinement import (
     MeanCell,
@@ -91,7 +91,7 @@ def test_a_single_tilt_is_simulated_as_it_is():
 def test_beams_between_those_of_a_box_are_those_of_a_longer_one():
     """Every second beam of two cells lies half a step off those of one, upright and tilted."""
     crystal, thermal = material("PbTiO3"), None
-    made, tilt = {}, np.array([3.3, -1.7])
+    made, tilt, atoms_of_one = {}, np.array([3.3, -1.7]), (float(crystal.cell[0, 0]), float(crystal.cell[1, 1]))
     for cells, aperture in ((1, (0.5, 0.0)), (2, (0.0, 0.0))):
         atoms = displaced_supercell(crystal, np.full((1, cells, 3), [0.16, 0.05, 0.0]), 12)
         step = wavelength(200e3) * 1e3 / np.array(atoms.box[:2])
@@ -106,6 +106,12 @@ def test_beams_between_those_of_a_box_are_those_of_a_longer_one():
         order = [long.beam.index((2 * x + 1, y)) for x, y in short.beam]
         expected = np.asarray(long.matrix[0])[:, order][:, :, order]
         assert np.linalg.norm(short.matrix[0] - expected) < 2e-3 * np.linalg.norm(expected), name
+        # and the probe that an image is made with is taken where the beams are
+        spectrum = np.asarray(beam_spectrum(PROBE, np.array(short.beam), (0.5, 0.0), atoms_of_one))
+        mean = (spectrum.conj()[:, None] * spectrum * np.asarray(short.matrix[0, 0])).trace()
+        assert operator_spectrum(short.at(0), PROBE, 32)[0, 0, 0] == pytest.approx(mean, rel=1e-5)
+        other = np.asarray(beam_spectrum(PROBE, np.array(short.beam), (0.0, 0.0), atoms_of_one))
+        assert np.linalg.norm(other - spectrum) > 0.1
 
 
 def test_a_ring_that_a_tilt_takes_beyond_the_band_is_refused():
@@ -324,7 +330,7 @@ def test_groups_of_beams_that_show_other_waves_add_up():
         patch.setattr(responses, "DEGREES", (1, 1))
         patch.setattr(responses, "BOXES", 18)
         found = cell_response(
-            still("BaTiO3"), 120e3, DETECTORS, thicknesses=PLANES, max_semiangle=23.0, configurations=18,
+            still("BaTiO3"), 120e3, DETECTORS, thicknesses=PLANES, max_semiangle=23.0, configurations=20,
             tilt=(1.0, 0.5),
         )  # fmt: skip
     q = [{tuple(v) for v in found.q[found.group[found.pair[:, 0]] == k].tolist()} for k in range(9)]
@@ -332,6 +338,8 @@ def test_groups_of_beams_that_show_other_waves_add_up():
     waves = waves_of(found, "abf", Probe(120e3, 21.0, edge=1.0), 12.0, (1.0, 0.5))
     assert len(waves.q) == len(set.union(*q)) == found.scatter.shape[2]
     assert np.isfinite(found.missed["abf"])
+    # at rest the pair that sees the beams of another again sees the same: what groups differ by is no noise
+    assert found.noise["abf"][0] < 1e-3
 
 
 def test_tilts_closer_than_the_nodes_are_refused():

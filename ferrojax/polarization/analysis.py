@@ -26,8 +26,9 @@ from ferrojax.image import Image
 from ferrojax.polarization.cells import crystal_lattice, map_lattice
 from ferrojax.polarization.domain_map import DomainMap, domain_map
 from ferrojax.polarization.lattice import LocalLattice, Strain, strain
-from ferrojax.polarization.map import PolarizationMap, cell_members, upright
+from ferrojax.polarization.map import cell_members, upright
 from ferrojax.polarization.notes import SIGNIFICANT
+from ferrojax.polarization.polarization_map import PolarizationMap
 from ferrojax.polarization.rotation import OctahedralRotation, octahedral_rotation_map
 from ferrojax.polarization.topology import winding_number
 from ferrojax.polarization.walls import Wall

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from ferrojax.columns import SITES, Columns
 from ferrojax.errors import InputError
 from ferrojax.polarization.lattice import LocalLattice, local_lattice
-from ferrojax.polarization.map import PolarizationMap
+from ferrojax.polarization.polarization_map import PolarizationMap
 from ferrojax.products import exact
 
 

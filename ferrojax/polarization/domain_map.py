@@ -12,7 +12,7 @@ from ferrojax.crystal.zone import projected_motif
 from ferrojax.errors import InputError
 from ferrojax.polarization.born import is_perovskite
 from ferrojax.polarization.domains import MIN_CELLS, Domains, likeliest_family, segment_domains
-from ferrojax.polarization.map import PolarizationMap
+from ferrojax.polarization.polarization_map import PolarizationMap
 from ferrojax.polarization.variants import FAMILIES, ROOM_TEMPERATURE, projected_variants, wall_kinds
 from ferrojax.polarization.walls import Wall, find_walls
 

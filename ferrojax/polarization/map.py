@@ -1,17 +1,15 @@
-"""PolarizationMap and how it is made from an image."""
+"""How a PolarizationMap is made from an image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Unpack
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
 from ferrojax.columns import (
-    Calibration,
     Columns,
     FindOptions,
     FoundColumns,
@@ -29,112 +27,21 @@ from ferrojax.crystal.roles import SITES_OF_B, displacement_roles
 from ferrojax.crystal.zone import Motif, projected_motif
 from ferrojax.errors import InputError
 from ferrojax.image import Image
-from ferrojax.polarization.bootstrap import block_bootstrap
-from ferrojax.polarization.born import plane_response, polarization_covariance
+from ferrojax.polarization.born import plane_response
 from ferrojax.polarization.displacement import displacement_operator
 from ferrojax.polarization.notes import bias_notes, image_notes, polarization_notes
+from ferrojax.polarization.polarization_map import COLUMN_FIT, DRIFT, PolarizationMap, valid_indices
+from ferrojax.polarization.predictor import Prediction, Predictor, cell_frames
 from ferrojax.polarization.scan_error import CellColumns, line_covariance
+from ferrojax.polarization.statistics import displacement_statistics
 from ferrojax.products import exact
 
 MIN_CELLS = 12
 COLUMN_METHOD, METHODS = "columns", ("columns", "microscope")
-COLUMN_FIT = "column fit"
-"""Method in the provenance of a map that columns alone made."""
-DRIFT = "drift of the scan"
-"""Name in the provenance of a map whose positions are without it."""
 _ASTRAY = 0.5
 """Share of the B columns that are fitted at all."""
 _ZONES = ((0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, -1, 0), (2, 1, 0), (2, -1, 0))
 """Zone axes to try where one shows nothing."""
-
-
-class PolarizationMap(eqx.Module):
-    """Displacement and polarization, cell by cell; grid [i_y, i_x] runs along the two lattice vectors.
-
-    position, position_px: (n_y, n_x, 2) (x, y), centroid of the A neighbours, Å calibrated and px.
-    displacement: (n_y, n_x, 2) Å, B against that centroid, image axes (+y down), nothing subtracted; of several B
-        columns in a cell the mean. Other sublattices than B and A where the provenance says so ("displacement").
-    covariance: (n_y, n_x, 2, 2) Å². valid: (n_y, n_x); everything else is NaN where it is False.
-    polarization: (n_y, n_x, 2) C/m², in-plane, oxygen inferred through the soft mode; None if unknown.
-    response: (2, 2) C/m² per Å that made it. response_error: its relative uncertainty, None if unknown.
-    provenance: (key, value) pairs; "response" says whether it is "born" or "mode-effective".
-    first_cell: (2,) lattice index (x, y) of grid cell [0, 0], as in `Columns.lattice_index`; None if unknown.
-    notes: what a reader must know before believing the map, a sentence each; empty where nothing stands out.
-    structural_covariance: (n_y, n_x, 2, 2) Å², the part of `covariance` that more dose would leave: how far the
-        simulated response itself is off (phonons, columns that move together). None where nothing was simulated.
-    common_covariance: (2, 2) Å², beside `covariance`, of an error that all cells share, e.g. of the specimen's tilt:
-        differences between domains do not hold it. None where nothing is known of it.
-    """
-
-    position: Float[Array, "ny nx 2"]
-    position_px: Float[Array, "ny nx 2"]
-    displacement: Float[Array, "ny nx 2"]
-    covariance: Float[Array, "ny nx 2 2"]
-    valid: Bool[Array, "ny nx"]
-    polarization: Float[Array, "ny nx 2"] | None
-    response: Float[Array, "2 2"] | None
-    calibration: Calibration
-    columns: Columns
-    provenance: tuple[tuple[str, str], ...] = eqx.field(static=True)
-    first_cell: tuple[int, int] | None = eqx.field(static=True, default=None)
-    response_error: float | None = eqx.field(static=True, default=None)
-    notes: tuple[str, ...] = eqx.field(static=True, default=())
-    structural_covariance: Float[Array, "ny nx 2 2"] | None = None
-    common_covariance: Float[Array, "2 2"] | None = None
-
-    @property
-    def displacement_of(self) -> tuple[str, str]:
-        """What moves, and against the centroid of what: ("B", "A") unless the map was asked for others."""
-        moving, around = dict(self.provenance).get("displacement", SITES_OF_B).split(":")
-        return moving, around
-
-    def polarization_covariance(self, relative_uncertainty: float | None = None) -> Float[Array, "ny nx 2 2"] | None:
-        """Covariance of the polarization in (C/m²)²; None where there is no polarization.
-
-        relative_uncertainty: standard error of Born charges and soft mode together, as a share of the response; by
-        default `response_error`, 0 where that is unknown. It is common to all cells, so it does not average out.
-        """
-        if self.response is None:
-            return None
-        share = (self.response_error or 0.0) if relative_uncertainty is None else relative_uncertainty
-        return polarization_covariance(self.response, self.displacement, self.covariance, share)
-
-
-class CellFrames(eqx.Module):
-    """The valid cells of a map, as a predictor needs them.
-
-    centre_px: (n, 2) px (x, y), centroid of the A neighbours.
-    frame: (2, 2), px offset = frame @ r for r in Å along the crystal's projected axes.
-    rotation: (2, 2), calibrated image-frame vector = rotation @ crystal-frame vector.
-    classical: (n, 2) Å in the image frame, the column fit's displacement; classical_covariance: (n, 2, 2) Å².
-    crystal, zone, mode: of the map, such as "BaTiO3", "0 0 1" and "HAADF"; "" where it does not say.
-    """
-
-    centre_px: Float[Array, "n 2"]
-    frame: Float[Array, "2 2"]
-    rotation: Float[Array, "2 2"]
-    classical: Float[Array, "n 2"]
-    classical_covariance: Float[Array, "n 2 2"]
-    crystal: str = eqx.field(static=True, default="")
-    zone: str = eqx.field(static=True, default="")
-    mode: str = eqx.field(static=True, default="")
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """Anything that predicts displacements (n, 2) Å and covariances (n, 2, 2) Å² in the image frame."""
-
-    def predict(self, image: Image, cells: CellFrames) -> "Prediction | tuple[Array, Array]": ...
-
-
-class Prediction(NamedTuple):
-    """displacement (n, 2) Å, covariance (n, 2, 2) Å²; structural (n, 2, 2), common (2, 2), notes as in a map."""
-
-    displacement: Array
-    covariance: Array
-    structural: Array | None = None
-    common: Array | None = None
-    notes: tuple[str, ...] = ()
 
 
 def map_polarization(
@@ -389,26 +296,6 @@ def _scatter(values: Array, at: tuple[np.ndarray, np.ndarray], shape: tuple[int,
     return jnp.full((*shape, *values.shape[1:]), jnp.nan, values.dtype).at[at].set(values)
 
 
-def valid_indices(pmap: PolarizationMap) -> tuple[np.ndarray, np.ndarray]:
-    """(i_y, i_x) of the valid cells, in the order of `cell_frames`."""
-    rows, cols = np.nonzero(np.asarray(pmap.valid))
-    return rows, cols
-
-
-def cell_frames(pmap: PolarizationMap) -> CellFrames:
-    """The valid cells of a map, in row order."""
-    at = valid_indices(pmap)
-    calibration, known = pmap.calibration, dict(pmap.provenance)
-    return CellFrames(
-        centre_px=pmap.position_px[at],
-        frame=jnp.linalg.inv(calibration.affine) @ calibration.rotation,
-        rotation=calibration.rotation,
-        classical=pmap.displacement[at],
-        classical_covariance=pmap.covariance[at],
-        **{name: known.get(name, "") for name in ("crystal", "zone", "mode")},
-    )
-
-
 def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -> PolarizationMap:
     """The same cells with a predictor's displacements and covariances; columns and calibration stay.
 
@@ -443,54 +330,3 @@ def with_prediction(pmap: PolarizationMap, image: Image, predictor: Predictor) -
     own = _value_notes(pmap)
     others = tuple(note for note in pmap.notes if note not in own)
     return _with_notes(replace(pmap, **changes), (*others, *answer.notes))
-
-
-class DisplacementStatistics(TypedDict):
-    """(2,) pm (x, y): mean, robust spread (1.4826 MAD), median standard error of a cell, and of the mean.
-
-    mean_error is the mean's, from blocks of `block` × `block` cells, because cells that touch share columns and
-    drift moves many together; where cells far apart in one direction err together, `along` says in which ("scan lines",
-    "rows", "columns" or "diagonals" of cells, else ""), and whole lines of them are the blocks. What all cells share,
-    the error of oxygen drawn under B, is in it. n cells.
-    """
-
-    mean: np.ndarray
-    spread: np.ndarray
-    standard_error: np.ndarray
-    mean_error: np.ndarray
-    block: int
-    along: str
-    n: int
-
-
-def _shared_error(pmap: PolarizationMap) -> Float[np.ndarray, " 2"]:
-    """(2,) pm, error that all cells share: of the oxygen drawn under B."""
-    columns, known = pmap.columns, dict(pmap.provenance)
-    if columns.oxygen_error is None or "displacement" in known or known.get("method") != COLUMN_FIT:
-        return np.zeros(2)
-    drawn = np.asarray(columns.oxygen_error, float)[columns.accepted]
-    moved = drawn[(drawn != 0).any(1)]
-    return 100 * np.abs(moved.mean(0)) if len(moved) else np.zeros(2)
-
-
-def displacement_statistics(pmap: PolarizationMap, block: int | None = None) -> DisplacementStatistics:
-    """Mean, spread and errors of the displacement over the valid cells.
-
-    block: side in cells of the bootstrap's blocks; by default chosen from the map's own correlation. Where that
-    is a third of the map, the correlation does not end within it, and mean_error is a lower limit.
-    """
-    at = valid_indices(pmap)
-    field = 100 * np.asarray(pmap.displacement, float)
-    displacement = field[at]
-    variance = 1e4 * np.asarray(pmap.covariance, float)[at][:, [0, 1], [0, 1]]
-    spread = 1.4826 * np.median(np.abs(displacement - np.median(displacement, 0)), 0)
-    mean = block_bootstrap(field, np.asarray(pmap.valid), block, place_px=np.asarray(pmap.position_px, float))
-    return {
-        "mean": displacement.mean(0),
-        "spread": spread,
-        "standard_error": np.sqrt(np.median(variance, 0)),
-        "mean_error": np.hypot(mean.standard_error, _shared_error(pmap)),
-        "block": mean.block,
-        "along": mean.along,
-        "n": len(displacement),
-    }

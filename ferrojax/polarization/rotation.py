@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from ferrojax.columns import Columns
 from ferrojax.columns.distortion.lines import moved
 from ferrojax.crystal.zone import Motif
-from ferrojax.polarization.map import PolarizationMap, rows_of_cells
+from ferrojax.polarization.map import rows_of_cells
 from ferrojax.polarization.octahedra import projected_rotation
+from ferrojax.polarization.polarization_map import PolarizationMap
 
 _CLEAR = 3.0
 """Standard errors."""

@@ -21,32 +21,20 @@ from ferrojax.errors import InputError
 from ferrojax.image import Image
 from ferrojax.polarization import CellFrames, Prediction
 from ferrojax.products import exact
-from ferrojax.refinement.movers import CELLS, MODE, REACH, Mover
+from ferrojax.refinement.cell_model import AROUND, CORNERS, Layout, View, signals, tables_of
+from ferrojax.refinement.movers import CELLS, REACH
 from ferrojax.refinement.recording import Recording, probe_of, source_of, weights_of_mean
 from ferrojax.refinement.response import NOMINAL, CellResponse
-from ferrojax.refinement.scene import Terms, Waves, blurred_by, powers, waves_of
-from ferrojax.refinement.specimens import LEAST, PARITIES
+from ferrojax.refinement.scene import Terms, Waves, blurred_by, waves_of
+from ferrojax.refinement.specimens import LEAST
 
 HALF = 0.62
 """Cell sides from its middle within which pixels belong to a cell: its A columns are among them."""
-KNOWN = {
-    "displacement": 0.4, "shift": 0.03, "gain": 0.1, "ground": 0.1, "oxygen": 0.03, "A": 0.02, "around": 0.05,
-}  # fmt: skip
-"""Standard errors known beforehand, per axis. displacement, shift of the lattice, oxygen off its mode, A by itself,
-displacement of the cells around as a reading before left it: Å; gain: relative; ground: of the image's mean."""
 SWEEPS, STEPS = 3, 4
 """Readings of all cells, each with the cells around as the one before found them; Gauss–Newton steps of each."""
 BATCH = 32
-_AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if (i, j) != (0, 0)])
-_CORNERS = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
-"""Cells whose A column, by itself, is at a corner of this one."""
-_TRIED = np.stack(np.meshgrid(*[np.linspace(-0.24, 0.24, 9)] * 2), -1).reshape(-1, 2)
+TRIED = np.stack(np.meshgrid(*[np.linspace(-0.24, 0.24, 9)] * 2), -1).reshape(-1, 2)
 """Å, displacements of which the best is where a reading begins."""
-OXYGEN_ENDS = 0.85
-"""Cell sides from an oxygen column at which its response ends: the next ones beyond those that follow the nine cells do
-not reach a cell's pixels."""
-_NEAR = 0.6
-"""Cell sides from B within which an oxygen column may leave its mode by itself."""
 
 
 class Reading(NamedTuple):
@@ -69,21 +57,11 @@ class Reading(NamedTuple):
     gain: float
 
 
-class _View(eqx.Module):
-    """One detector at the recording. value: (terms, q), blurred, half of the plane counted twice; level: counts of the
-    image's mean, share of which is no signal; mean: of the signal."""
-
-    value: Complex[Array, "terms q"]
-    level: Float[Array, ""]
-    share: Float[Array, ""]
-    mean: Float[Array, ""]
-
-
 class _Seen(NamedTuple):
     """All detectors at the recording. scatter: (detectors, detectors, q) counts², covariance of what the response
     misses of columns displaced by 1 Å rms, half of the plane."""
 
-    view: tuple[_View, ...]
+    view: tuple[View, ...]
     scatter: Complex[Array, "d d q"]
 
 
@@ -144,7 +122,7 @@ def common_covariance(recording: Recording) -> Float[np.ndarray, "2 2"]:
     return covariance - np.linalg.inv(np.linalg.inv(recording.covariance)[np.ix_(at, at)])
 
 
-def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
+def views(microscope: Microscope) -> tuple[dict[str, View], Waves]:
     """Every detector at the recording, and waves for their q."""
     p = dict(zip(microscope.recording.name, microscope.recording.value.tolist(), strict=True))
     response, probe = microscope.response, probe_of(p, microscope.response.energy)
@@ -157,110 +135,9 @@ def views(microscope: Microscope) -> tuple[dict[str, _View], Waves]:
         mean = jnp.asarray(abs((np.asarray(weights_of_mean(p, term)) * many) @ np.asarray(waves.value)[:, zero]))
         twice = np.where((waves.q == 0).all(1), 1.0, 2.0)
         level = abs(data[0]) * np.exp(p[f"log_gain_{name}"])
-        found[name] = _View(
-            waves.value * (blur * twice), jnp.asarray(level), jnp.asarray(p[f"background_{name}"]), mean
-        )
+        found[name] = View(waves.value * (blur * twice), jnp.asarray(level), jnp.asarray(p[f"background_{name}"]), mean)
     assert waves is not None
     return found, waves
-
-
-class _Column(NamedTuple):
-    """An oxygen column around: which mover, of which cell (x, y), what it follows (row of the nine cells, weight), and
-    whether it may leave its mode by itself."""
-
-    mover: int
-    cell: tuple[int, int]
-    parent: tuple[tuple[int, float], ...]
-    free: bool
-
-
-class _Layout(eqx.Module):
-    """What all cells share, known as programs are compiled: q (n, 2), the terms, oxygen columns around, sides of a cell
-    (Å), how many detectors."""
-
-    q_: tuple[tuple[int, int], ...] = eqx.field(static=True)
-    mover: tuple[Mover, ...] = eqx.field(static=True)
-    of: tuple[int, ...] = eqx.field(static=True)
-    power: tuple[tuple[int, int], ...] = eqx.field(static=True)
-    column: tuple[_Column, ...] = eqx.field(static=True)
-    side_: tuple[float, float] = eqx.field(static=True)
-    detectors: int = eqx.field(static=True)
-
-    @property
-    def q(self) -> np.ndarray:
-        return np.array(self.q_)
-
-    @property
-    def side(self) -> np.ndarray:
-        return np.array(self.side_)
-
-    @property
-    def term(self) -> Terms:
-        return Terms(self.mover, np.array(self.of), np.array(self.power))
-
-    @property
-    def free(self) -> list[_Column]:
-        """Oxygen columns that may leave their mode."""
-        return [c for c in self.column if c.free]
-
-    @property
-    def known(self) -> np.ndarray:
-        """Standard errors known beforehand of all parameters of a cell."""
-        sizes = (2, 2, self.detectors, self.detectors, 2 * len(self.string), 2 * len(self.free))
-        names = ("displacement", "shift", "gain", "ground", "oxygen", "oxygen", "A", "around")
-        many = (*sizes, 2 * len(_CORNERS), 2 * len(_AROUND))
-        return np.concatenate([np.full(n, KNOWN[name]) for name, n in zip(names, many, strict=True)])
-
-    def rows(self, ending: str) -> list[int]:
-        """Movers of that name, or of that label."""
-        return [k for k, m in enumerate(self.mover) if m.name.endswith(ending)]
-
-    @property
-    def string(self) -> list[int]:
-        """Oxygen that moves with B, by itself."""
-        return [k for k, m in enumerate(self.mover) if m.name.endswith(":O") and not m.follows]
-
-    @staticmethod
-    def of_microscope(microscope: Microscope, waves: Waves) -> "_Layout":
-        response, term = microscope.response, Terms.made(microscope.response)
-        a = [m for m in response.mover if m.name.endswith(":A")]
-        if len(a) != 1:
-            problem = f"has {len(a)} A sites in its cell, and cells of one are read"
-            raise InputError("crystal", microscope.crystal.name, problem, "map it by the column fit")
-        side = (response.box[0] / CELLS, response.box[1] / CELLS)
-        q, power = (tuple(map(tuple, v.tolist())) for v in (waves.q, term.power))
-        many = len(microscope.recording.data)
-        return _Layout(q, response.mover, tuple(term.of.tolist()), power, _columns(response.mover), side, many)
-
-    def own(self, first: int) -> np.ndarray:
-        """(oxygens, 2) rows of the parameters, from `first` on, of the cell's own oxygen, in the order of its sites."""
-        at = {k: i for i, k in enumerate(self.string)}
-        at |= {c.mover: len(at) + i for i, c in enumerate(self.free) if c.cell == (0, 0)}
-        return first + 2 * np.array([at[k] for k in sorted(at)], int)[:, None] + np.arange(2)
-
-    def parts(self, x: Array) -> tuple[Array, ...]:
-        """Displacement, shift, gains, grounds, oxygen on B's axis (s, 2), other oxygen (o, 2), A (4, 2), and
-        displacements around (8, 2) of (k,)."""
-        m, s, o = self.detectors, 2 * len(self.string), 2 * len(self.free)
-        at = np.cumsum([2, 2, m, m, s, o, 2 * len(_CORNERS)])
-        d, shift, gain, ground, string, oxygen, a, around = jnp.split(x, at)
-        return d, shift, gain, ground, *(v.reshape(-1, 2) for v in (string, oxygen, a, around))
-
-
-def _columns(movers: tuple[Mover, ...]) -> tuple[_Column, ...]:
-    """Oxygen columns that follow the nine cells alone; B's are not among them."""
-    nine = [(0, 0), *map(tuple, _AROUND.tolist())]
-    found = []
-    for k, mover in enumerate(movers):
-        if not mover.apart:
-            continue
-        for cell in ((i, j) for j in range(-2, 3) for i in range(-2, 3)):
-            parent = [((cell[0] + i, cell[1] + j), w) for (i, j), w in mover.parents()]
-            if all(at in nine for at, _ in parent):
-                away = np.hypot(*(np.array(cell) + mover.offset))
-                rows = tuple((nine.index(at), w) for at, w in parent)
-                found.append(_Column(k, cell, rows, bool(away < _NEAR)))
-    return tuple(found)
 
 
 def _pixels(image: Image, cells: CellFrames, side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -281,7 +158,7 @@ def _around(cells: CellFrames, side: np.ndarray) -> np.ndarray:
     """(n, 8) which cell lies on each side of each, −1 for none."""
     centre, frame = np.asarray(cells.centre_px, float), np.asarray(cells.frame, float)
     near = 0.3 * float(np.linalg.norm(frame @ np.diag(side), axis=0).min())
-    wanted = centre[:, None] + (_AROUND * side) @ frame.T
+    wanted = centre[:, None] + (AROUND * side) @ frame.T
     distance, found = KDTree(centre).query(wanted, distance_upper_bound=near)
     return np.where(np.isfinite(distance), found, -1)
 
@@ -291,7 +168,7 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     microscope = microscope._replace(recording=microscope.recording._replace(data=data))
     found, waves = views(microscope)
     seen = _Seen(tuple(found.values()), _scatter(microscope, found, waves))
-    layout = _Layout.of_microscope(microscope, waves)
+    layout = Layout.made(microscope.response, waves, len(data))
     mode = microscope.recording["mode"]
     first = next(iter(images.values()))
     pixel, offset, counts = _pixels(first, cells, layout.side)
@@ -321,7 +198,7 @@ def _read(microscope: Microscope, images: Mapping[str, Image], cells: CellFrames
     return _reading(layout, x, (covariance, structural), square, shift + x[:, 2:4], (whole, counts, gain))
 
 
-def _scatter(microscope: Microscope, found: dict[str, _View], waves: Waves) -> Array:
+def _scatter(microscope: Microscope, found: dict[str, View], waves: Waves) -> Array:
     """What the response misses, in counts and under the recording's source."""
     p = dict(zip(microscope.recording.name, microscope.recording.value.tolist(), strict=True))
     order = sorted(microscope.response.coefficient)
@@ -334,7 +211,7 @@ def _scatter(microscope: Microscope, found: dict[str, _View], waves: Waves) -> A
     )
 
 
-def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
+def _swept(seen, layout: Layout, mode: float, inputs, gain: float):
     """Parameters (n, k), their covariances of counting and of structure, and χ² of the cells, a batch at a time, all of
     one shape."""
     n = len(inputs[0])
@@ -348,7 +225,7 @@ def _swept(seen, layout: _Layout, mode: float, inputs, gain: float):
 
 @eqx.filter_jit
 @exact
-def _batch(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, around):
+def _batch(seen, layout: Layout, mode, gain, offset, counts, data, read, shift, around):
     real = jnp.result_type(float)
     args = [jnp.asarray(v, real) for v in (offset, data, read, shift, around)]
     return jax.vmap(lambda o, c, d, r, s, a: _cell(seen, layout, mode, gain, o, c, d, r, s, a))(
@@ -356,86 +233,18 @@ def _batch(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift,
     )
 
 
-class _Tables(NamedTuple):
-    """What every mover around a cell adds to its pixels (p), of one detector."""
-
-    clean: Float[Array, " p"]
-    slope: Float[Array, "2 p"]
-    mode: Float[Array, "9 powers p"]
-    b: Float[Array, "9 2 p"]
-    oxygen: tuple[Float[Array, "powers p"], ...]
-    string: tuple[Float[Array, "2 p"], ...]
-    corner: Float[Array, "4 2 p"]
-
-
-def _tables(view: _View, layout: _Layout, at: Float[Array, "p 2"]) -> _Tables:
-    """at: Å from the cell's centroid, along the crystal's axes."""
-    box, of = CELLS * layout.side, layout.term.of
-    wave = jnp.exp(2j * jnp.pi * jnp.matmul(at / box, layout.q.T))
-    parity = [np.flatnonzero((layout.q % CELLS == p).all(1)) for p in PARITIES]
-    image = jnp.stack([(wave[:, p] @ view.value[:, p].T).real.T for p in parity])  # (4, terms, p)
-    slope = [(wave * (2j * jnp.pi * layout.q[:, k] / box[k])) @ view.value[0] for k in (0, 1)]
-
-    def moved(k: int, cell):
-        """(powers, p) of mover k of the cell so many cells away."""
-        sign = np.where((np.array(PARITIES) @ np.array(cell)) % 2 == 0, 1.0, -1.0)
-        middle = (np.array(cell) + layout.mover[k].offset) * layout.side
-        near = (jnp.abs(at - middle) <= layout.side * (OXYGEN_ENDS if layout.mover[k].apart else 1.0)).all(-1)
-        return jnp.tensordot(sign, image[:, np.flatnonzero(of == k)], 1) * near
-
-    nine = [(0, 0), *map(tuple, _AROUND.tolist())]
-    mode = [moved(k, c) for k in layout.rows(MODE) for c in nine]
-    return _Tables(
-        clean=image.sum(0)[0],
-        slope=jnp.stack(slope).real,
-        mode=jnp.stack(mode) if mode else jnp.zeros((len(nine), 0, len(at))),
-        b=jnp.stack([moved(layout.term.b, c) for c in nine]),
-        oxygen=tuple(moved(c.mover, c.cell) for c in layout.column),
-        string=tuple(moved(k, (0, 0)) for k in layout.string),
-        corner=jnp.stack([moved(k, c) for k in layout.rows(":A") for c in _CORNERS]),
-    )
-
-
-def _signals(tables: tuple[_Tables, ...], layout: _Layout, mode, around, x) -> list[Float[Array, " p"]]:
-    """Of every detector, for the parameters x of a cell among neighbours displaced by `around` (8, 2) Å."""
-    term = layout.term
-    d, by, _, _, string, own, a, off = layout.parts(x)
-    cells, free, oxygen = jnp.concatenate([d[None], around + off]), iter(own), []
-    for column in layout.column:
-        mover = layout.mover[column.mover]
-        mean = sum(w * cells[at] for at, w in column.parent)
-        moves = jnp.matmul(jnp.asarray(mover.follow, x.dtype), mean) * mode
-        moves = moves + next(free) if column.free else moves
-        oxygen.append(term.polynomial(column.mover, powers(moves / mover.unit)))
-    back = 1 - mode if term.follows else 1.0
-    along = jax.vmap(lambda u: powers(mode * u / REACH))(cells)
-    weight = jnp.stack([term.polynomial(k, u) for k in layout.rows(MODE) for u in along]) if term.follows else None
-    found = []
-    for t in tables:
-        signal = t.clean - by @ t.slope + jnp.tensordot(back * cells / REACH, t.b, 2)
-        signal = signal + jnp.tensordot(a / REACH, t.corner, 2)
-        if weight is not None:
-            signal = signal + jnp.tensordot(weight, t.mode, 2)
-        for one, image in zip(oxygen, t.oxygen, strict=True):
-            signal = signal + one @ image
-        for one, image in zip(string, t.string, strict=True):
-            signal = signal + (one / REACH) @ image
-        found.append(signal)
-    return found
-
-
-def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, around):
+def _cell(seen, layout: Layout, mode, gain, offset, counts, data, read, shift, around):
     """One cell: parameters, covariance, χ²; everything is linear but the displacements' polynomials.
 
     shift: of the lattice, where it is expected; what it lies off that is linear, too.
     """
     at = offset - shift
-    tables = tuple(_tables(view, layout, at) for view in seen.view)
+    tables = tuple(tables_of(view, layout, at) for view in seen.view)
 
     def model(x):
         _, _, gains, grounds, *_ = layout.parts(x)
         found = []
-        for k, signal in enumerate(_signals(tables, layout, mode, around, x)):
+        for k, signal in enumerate(signals(tables, layout, mode, around, x)):
             v = seen.view[k]
             level = v.level * (1 + gains[k])
             found.append(level * ((1 - v.share) * signal / v.mean + v.share) + v.level * grounds[k])
@@ -455,7 +264,7 @@ def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, 
         return x.at[:2].set(jnp.clip(x[:2], -2 * REACH, 2 * REACH)), normal
 
     # Thick cells answer to a displacement and its opposite much alike: the best of many places is where steps begin.
-    tried = jnp.concatenate([read[None], jnp.asarray(_TRIED, read.dtype)])
+    tried = jnp.concatenate([read[None], jnp.asarray(TRIED, read.dtype)])
     shared = slice(2, 4 + 2 * layout.detectors)  # shift, gains, grounds
     easy = jax.jacfwd(model)(start)[..., shared]
     held = jnp.einsum("dpa,dp,dpb->ab", easy, weight, easy) + precision[shared, shared]
@@ -477,11 +286,11 @@ def _cell(seen, layout: _Layout, mode, gain, offset, counts, data, read, shift, 
     return x, covariance, structural, (weight * (data - model(x)) ** 2).sum()
 
 
-def _reading(layout: _Layout, x, covariances, square, shift, facts) -> Reading:
+def _reading(layout: Layout, x, covariances, square, shift, facts) -> Reading:
     (covariance, structural), (whole, counts, gain) = covariances, facts
     k = x.shape[1]
     first = 4 + 2 * layout.detectors
-    o, corners = 2 * (len(layout.string) + len(layout.free)), len(_CORNERS)
+    o, corners = 2 * (len(layout.string) + len(layout.free)), len(CORNERS)
     against = np.zeros((2, k))
     against[:, :2] = np.eye(2)
     against[:, first + o : first + o + 2 * corners] = -np.tile(np.eye(2), corners) / corners

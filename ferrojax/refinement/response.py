@@ -62,10 +62,10 @@ class CellResponse(eqx.Module):
     term: what each adds: ("clean", 0, 0), or (mover, power of x, power of y), with displacements in the mover's unit.
     mover: all that moves, each a column or B with the oxygen on its axis.
     noise: detector -> (terms,) relative standard error of a term in an image, from what the boxes leave (phonons, and
-        what columns do together); of the clean cell from its own scatter, NaN of a single pair. missed: detector ->
-        what the terms of the other pairs' boxes miss of a displaced box's image, relative. scatter: (detectors,
-        detectors, q) covariance of what the terms themselves are off in the image of a box whose columns are displaced
-        by 1 Å rms; detectors sorted by name, q as `np.unique` has them.
+        what columns do together); of the clean cell from the scatter of pairs that see the same beams, NaN where none
+        do. missed: detector -> what the terms of the other pairs' boxes miss of a displaced box's image, relative.
+        scatter: (detectors, detectors, q) covariance of what the terms themselves are off in the image of a box whose
+        columns are displaced by 1 Å rms; detectors sorted by name, q as `np.unique` has them.
     thickness: (exits,) Å. tilt: (nodes, 2) mrad. beam: (beams, 2) and q: (pairs, 2) in steps of 1/box; the beams of
         a group (beams,) lie off them by its `aperture` (x, y). pair: (pairs, 2) of beams of one group. Under a lattice
         of tilts only q of the crystal's lattice, which cells that move alike show.
@@ -171,10 +171,7 @@ def cell_response(
     return CellResponse(
         {k: jnp.asarray(np.concatenate([t.coefficient for t in each], axis=1)) for k, each in made.items()},
         {k: np.sqrt(sum(t.error for t in each) / sum(t.size for t in each)) for k, each in made.items()},
-        {
-            k: float(np.sqrt(sum((np.abs(t.left) ** 2).sum() for t in each) / sum(t.power for t in each)))
-            for k, each in made.items()
-        },
+        {k: float(np.sqrt(sum(t.missed for t in each) / sum(t.power for t in each))) for k, each in made.items()},
         _scatter([made[name] for name in sorted(made)]),
         np.array(plan.exits) * plan.slice_thickness,
         np.concatenate([t[0].tilt for t in tables]),
@@ -332,25 +329,26 @@ class _Fit:
         ]
         best = int(np.argmin(missing))
         solve = [_solution(r, penalties[best]) for r in self.rows]
-        left = np.zeros((len(image), len(q), image[0, 0].size), complex)
-        unsure = np.zeros_like(left)
+        unsure = np.zeros((len(image), len(q), image[0, 0].size), complex)
         for r, s, part, parity in zip(self.rows, solve, parts, PARITIES, strict=True):
             at = np.flatnonzero((q % CELLS == parity).all(1))
-            left[:, at] = _left(r, part, penalties[best], left_out).reshape(len(image), len(at), left.shape[2])
-            unsure[:, at] = left[:, at] * np.sqrt((r * s.T).sum(1))[:, None, None]
+            left = _left(r, part, penalties[best], left_out) * np.sqrt((r * s.T).sum(1))[:, None]
+            unsure[:, at] = left.reshape(len(image), len(at), unsure.shape[2])
         error, size = np.zeros(len(self.degree)), np.zeros(len(self.degree))
         for r, s, part in zip(self.rows, solve, parts, strict=True):
             term = s @ part
             free = max(len(r) - np.trace(r @ s), 1.0)
             error += (s**2).sum(1) * float((np.abs(part - r @ term) ** 2).sum()) / free
             size += (np.abs(term) ** 2).sum(1)
-        clean = [spread(value, group) for group, value in self.clean]
-        draws, mean = len(clean), np.mean(clean, axis=0)
-        off = sum(float((np.abs(d - mean) ** 2).sum()) for d in clean)
-        error = np.append(off / (draws - 1) / draws if draws > 1 else np.nan, error)
+        groups, draws = len(tables), len(self.clean)
+        mean = sum(spread(np.mean([v for k, v in self.clean if k == g], axis=0), g) for g in range(groups)) / groups
+        # about the mean of its own group: what beams of another group show belongs to the sum
+        still = [[v for k, v in self.clean if k == g] for g in range(groups)]
+        off = sum(float((np.abs(np.array(each) - np.mean(each, axis=0)) ** 2).sum()) for each in still)
+        error = np.append(off / (draws - groups) / draws if draws > groups else np.nan, error)
         size = np.append((np.abs(mean) ** 2).sum(), size)
         found = [self._group(k, solve, table, len(tables)) for k, table in enumerate(tables)]
-        return _Terms(np.concatenate(found, axis=-1), error, size, left, unsure, power)
+        return _Terms(np.concatenate(found, axis=-1), error, size, missing[best], unsure, power)
 
     def _group(self, group: int, solve: list[np.ndarray], table: _Table, groups: int) -> np.ndarray:
         """(terms, nodes, exits, pairs) of one group of beams, the clean cell first."""
@@ -369,14 +367,14 @@ class _Fit:
 
 
 class _Terms(NamedTuple):
-    """coefficient: (terms, nodes, exits, pairs). error, size: (terms,) squares of every term's image. left: (images, q,
-    nodes × exits) what the other pairs' boxes miss of every displaced one, by its weight; unsure: its part that is the
-    terms' scatter, not the box's own; power: squares of the displaced boxes' images."""
+    """coefficient: (terms, nodes, exits, pairs). error, size: (terms,) squares of every term's image. missed, power:
+    squares of what the other pairs' boxes miss of all displaced ones by their weights, and of these. unsure: (images,
+    q, nodes × exits) the part of what is missed that is the terms' scatter, not the box's own."""
 
     coefficient: np.ndarray
     error: np.ndarray
     size: np.ndarray
-    left: np.ndarray
+    missed: float
     unsure: np.ndarray
     power: float
 

@@ -12,8 +12,8 @@ from ferrojax.polarization import (
     displacement_statistics,
     refused_columns,
 )
-from ferrojax.polarization.map import DRIFT
 from ferrojax.polarization.notes import SIGNIFICANT
+from ferrojax.polarization.polarization_map import DRIFT
 from ferrojax.polarization.rotation import OctahedralRotation
 from ferrojax.report import checks
 from ferrojax.report.content import Panel, Section, Table
