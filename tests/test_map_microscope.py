@@ -15,7 +15,7 @@ from ferrojax.refinement import Recording, ScanRecording
 from ferrojax.refinement.mean_cell import harmonics
 from ferrojax.refinement.recording import EACH, PRIORS
 from ferrojax.refinement.scan_recording import FARTHEST
-from tests.test_cli import image_file  # noqa: F401
+from tests.test_cli import lattice_image
 
 ASKED = ["--method", "microscope", "--energy", "200000", "--detector", "60:"]
 
@@ -84,8 +84,9 @@ def recording(images, misfit: float = 0.9) -> ScanRecording:
     return _Told(fit, material("BaTiO3"), 200e3, {"image": AnnularDetector(60, np.inf)}, images)
 
 
-def test_the_report_says_what_the_microscope_was_found_to_be(image_file, tmp_path, monkeypatch):  # noqa: F811
-    asked = {}
+def test_the_report_says_what_the_microscope_was_found_to_be(tmp_path, monkeypatch):
+    asked, image_file = {}, tmp_path / "lattice.npz"
+    np.savez(image_file, image=lattice_image().astype(np.float32), sampling=0.25)
 
     def fitted(images, crystal, zone, **options):
         asked.update(options, images=images, zone=zone)

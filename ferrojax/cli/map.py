@@ -95,13 +95,8 @@ def map_image(
         correct_drift,
         displacement,
         parse_labels(labels),
-        microscope_settings(method, energy, detector, semiangle, known, beside, beside_detector),
+        microscope_settings(method, displacement, energy, detector, semiangle, known, beside, beside_detector),
     )
-    if settings.microscope is not None and displacement not in (None, "B:A"):
-        from ferrojax.errors import InputError
-
-        remedy = "leave it out, or map it by the column fit"
-        raise InputError("displacement", displacement, "is not what --method microscope reads: B against A", remedy)
     start = perf_counter()
     results = [name.format(format=kind) for name in RESULTS]
     with prepared_output(out, results) as folder, progress_display(console) as progress:
@@ -119,6 +114,7 @@ def map_image(
 
 def microscope_settings(
     method: str,
+    displacement: str | None,
     energy: float | None,
     detector: str | None,
     semiangle: float | None,
@@ -127,6 +123,7 @@ def microscope_settings(
     beside_detector: str | None,
 ) -> MicroscopeSettings | None:
     """What --method microscope needs; None for a column fit."""
+    from ferrojax.crystal.roles import SITES_OF_B
     from ferrojax.errors import InputError
 
     ring, other = parse_ring("detector", detector), parse_ring("beside-detector", beside_detector)
@@ -137,6 +134,9 @@ def microscope_settings(
             if value is not None:
                 raise InputError(name, value, "is not used by a column fit", "add --method microscope, or leave it out")
         return None
+    if displacement not in (None, SITES_OF_B):
+        remedy = "leave it out, or map it by the column fit"
+        raise InputError("displacement", displacement, "is not what --method microscope reads: B against A", remedy)
     if energy is None or ring is None:
         field = "energy" if energy is None else "detector"
         remedy = "say how the image was recorded, e.g. --energy 200000 --detector 60:170"
