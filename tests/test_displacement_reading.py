@@ -14,6 +14,7 @@ from ferrojax.image import Image
 from ferrojax.optics import Probe
 from ferrojax.polarization import CellFrames
 from ferrojax.refinement import Microscope, Recording, cell_response
+from ferrojax.refinement import response as responses
 from ferrojax.refinement.cell_model import OXYGEN_ENDS
 from ferrojax.refinement.recording import EACH, PRIORS
 from ferrojax.refinement.response import CellResponse
@@ -28,10 +29,13 @@ PROBE = {"semiangle": 20.0, "defocus": 20.0, "astigmatism_x": 8.0, "astigmatism_
 
 @pytest.fixture(scope="module")
 def response() -> CellResponse:
-    return cell_response(
-        material("BaTiO3"), 200e3, DETECTORS, thicknesses=[8.0, 12.0, 16.0, 20.0], max_semiangle=22.0, tilt=TILT,
-        configurations=2,
-    )  # fmt: skip
+    """Of half the boxes: the images are drawn by this very response, whatever it is worth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responses, "BOXES", 60)
+        return cell_response(
+            material("BaTiO3"), 200e3, DETECTORS, thicknesses=[8.0, 12.0, 16.0, 20.0], max_semiangle=22.0, tilt=TILT,
+            configurations=2,
+        )  # fmt: skip
 
 
 def recording(names, mode: float = 1.0) -> Recording:
